@@ -1,0 +1,1 @@
+"""The datanode: keeps leases, writes lanes, serves regions."""

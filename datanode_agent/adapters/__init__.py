@@ -1,0 +1,1 @@
+"""How the datanode touches the world."""

@@ -1,0 +1,1 @@
+"""Pure decisions of the datanode: lease keeping, region states, replay, flush policy."""

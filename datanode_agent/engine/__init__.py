@@ -1,0 +1,1 @@
+"""The region engine: memtables, SSTs, manifests, compaction, replay."""

@@ -1,0 +1,1 @@
+"""The implementations that touch the world: clock, logs, TLS, RPC, object stores, log stores."""

@@ -1,0 +1,1 @@
+"""Pure agreements: no I/O, no clock, no randomness."""

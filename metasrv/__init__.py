@@ -1,0 +1,1 @@
+"""The metadata service: a replicated state machine that keeps region-to-datanode leases and hands lost regions over."""

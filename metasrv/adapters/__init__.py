@@ -1,0 +1,1 @@
+"""How metasrv touches the world: consensus, gRPC, HTTP."""

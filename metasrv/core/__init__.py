@@ -1,0 +1,1 @@
+"""Pure decisions of metasrv: state, apply, leases, supervisor, planner, procedures, explain."""

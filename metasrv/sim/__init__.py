@@ -1,0 +1,1 @@
+"""Twins of metasrv's own ports, for tests."""

@@ -1,0 +1,1 @@
+"""The stateless frontend: line protocol and SQL in, routed to the datanodes that own the regions."""

@@ -1,0 +1,1 @@
+"""How the frontend touches the world."""

@@ -1,0 +1,1 @@
+"""Pure parts of the frontend: parsing, partitioning, routing, merging."""

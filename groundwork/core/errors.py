@@ -13,6 +13,7 @@ MetasrvError
 ├── ConsensusError
 │   ├── NotLeader        ask `leader_id`, where known
 │   └── Unknown          the outcome is not known: propose again under the same request id
+├── Refused              the cluster's state does not allow it; `kind` says why (not_found, exists, conflict, ...)
 └── ForeignCluster       the other side belongs to another cluster
 """
 
@@ -75,6 +76,14 @@ class NotLeader(ConsensusError):
 
 class Unknown(ConsensusError):
     """The command may or may not commit. Proposing it again under the same request id is safe."""
+
+
+class Refused(MetasrvError):
+    """The replicated state does not allow what was asked. `kind` is one word for programs: not_found, exists, ..."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ForeignCluster(MetasrvError):

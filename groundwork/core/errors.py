@@ -10,6 +10,7 @@ MetasrvError
 │   ├── Sealed           the lane is over for good: this writer is out
 │   ├── Trimmed          asked for positions below the trim point
 │   └── Damaged          bytes that fail their checksum, or an object that cannot be what it claims
+│       └── NewerFormat  whole bytes that a newer release wrote: nothing is lost, run that release
 ├── ConsensusError
 │   ├── NotLeader        ask `leader_id`, where known
 │   └── Unknown          the outcome is not known: propose again under the same request id
@@ -60,6 +61,10 @@ class Trimmed(LaneError):
 
 class Damaged(LaneError):
     """Stored bytes fail their checksum, or are not what their name says."""
+
+
+class NewerFormat(Damaged):
+    """A newer release wrote these bytes. They may not be guessed at; that release can read them."""
 
 
 class ConsensusError(MetasrvError):

@@ -1,0 +1,137 @@
+"""One interceptor before every RPC: foreign clusters are refused, senders are who they say, errors become statuses."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from groundwork.adapters.rpc_errors import describe, trailing
+from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, NotLeader
+
+log = structlog.get_logger()
+FORWARDED = "x-forwarded"
+# A foreign agent is answered on its stream, so that it can say why it gets no lease.
+_ANSWERS_FOREIGN = "/metasrv.v1.Heartbeat/"
+_REPLICAS_ONLY = ("/metasrv.v1.Replicas/", "/raft.v1.Raft/")
+_NODES_ONLY = ("/metasrv.v1.Heartbeat/", "/metasrv.v1.Nodes/")
+Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+def claimed(request: Any) -> tuple[str | None, str]:
+    """Cluster id and node id that a request names; the cluster id is None for a message that carries none."""
+    names = request.DESCRIPTOR.fields_by_name
+    if "sender" in names:
+        return request.sender.cluster_id, request.sender.node_id
+    if "cluster_id" in names:
+        node_id = getattr(request, "replica_id", "") or getattr(request, "from_id", "")
+        return request.cluster_id, node_id
+    return None, ""
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """See the module docstring. `peers` are the replicas' addresses by node id."""
+
+    def __init__(self, cluster_id: str, peers: Mapping[str, str], refused: Callable[[str], None]) -> None:
+        self._cluster_id = cluster_id
+        self._peers = peers
+        self._refused = refused
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]], handler_call_details: Any
+    ) -> Handler | None:
+        """Wrap the handler of one RPC by its kind."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        method = str(handler_call_details.method)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, handler.unary_stream), handler.request_deserializer, handler.response_serializer
+            )
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(
+                self._duplex(method, handler.stream_stream), handler.request_deserializer, handler.response_serializer
+            )
+        raise TypeError(f"{method}: no request-streaming RPC is expected here")
+
+    def _check(self, method: str, request: Any, context: Any) -> None:
+        cluster_id, node_id = claimed(request)
+        if cluster_id is None or method.startswith(_ANSWERS_FOREIGN):
+            return
+        if cluster_id != self._cluster_id:
+            self._refused("foreign_cluster")
+            raise ForeignCluster(f"this is cluster {self._cluster_id}, the request names {cluster_id or 'none'}")
+        self._check_certificate(method, node_id, context)
+
+    def _check_certificate(self, method: str, node_id: str, context: Any) -> None:
+        names = certificate_names(context.auth_context())
+        if names is None:
+            return
+        if method.startswith(_REPLICAS_ONLY):
+            if not (names & self._peers.keys()) or (node_id and node_id not in names):
+                self._refused("certificate")
+                raise BadInput("certificate", f"{sorted(names)} is not that of the replica {node_id or '(unnamed)'}")
+        elif method.startswith(_NODES_ONLY) and node_id not in names and not (names & self._peers.keys()):
+            self._refused("certificate")
+            raise BadInput("certificate", f"{sorted(names)} is not that of the node {node_id}")
+
+    async def _abort(self, method: str, error: MetasrvError, context: Any) -> None:
+        status, message, kind, _ = describe(error)
+        leader = self._peers.get(error.leader_id or "", "") if isinstance(error, NotLeader) else ""
+        log.info("request_refused", method=method, kind=kind, reason=message)
+        await context.abort(status, message, trailing(error, leader))
+
+    def _unary(self, method: str, handle: Any) -> Any:
+        async def guarded(request: Any, context: Any) -> Any:
+            try:
+                self._check(method, request, context)
+                return await handle(request, context)
+            except MetasrvError as error:
+                await self._abort(method, error, context)
+
+        return guarded
+
+    def _streaming(self, method: str, handle: Any) -> Any:
+        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                self._check(method, request, context)
+                async for reply in handle(request, context):
+                    yield reply
+            except MetasrvError as error:
+                await self._abort(method, error, context)
+
+        return guarded
+
+    def _duplex(self, method: str, handle: Any) -> Any:
+        async def checked(requests: Any, context: Any) -> AsyncIterator[Any]:
+            async for request in requests:
+                self._check(method, request, context)
+                yield request
+
+        async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                async for reply in handle(checked(requests, context), context):
+                    yield reply
+            except MetasrvError as error:
+                await self._abort(method, error, context)
+
+        return guarded
+
+
+def certificate_names(auth_context: Mapping[str, Any]) -> set[str] | None:
+    """The names on the other side's certificate; None where the connection is plain text."""
+    if b"".join(auth_context.get("transport_security_type", [])) != b"ssl":
+        return None
+    found = [*auth_context.get("x509_subject_alternative_name", []), *auth_context.get("x509_common_name", [])]
+    return {name.decode(errors="replace") for name in found}
+
+
+def was_forwarded(context: Any) -> bool:
+    """Whether another replica passed this request on: it must not be passed on again."""
+    return any(key == FORWARDED for key, _ in context.invocation_metadata() or ())

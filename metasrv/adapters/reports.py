@@ -1,0 +1,48 @@
+"""Agents' reports from the wire into commands."""
+
+from groundwork.core.errors import BadInput
+from groundwork.core.wire import lane_from_wire
+from metasrv.core import commands
+from protos.metasrv.v1 import nodes_pb2
+
+REPORTS_MAX = 2_000  # in one command
+TEXT_MAX = 2_000
+NAME_MAX = 255
+
+
+def reports_from_wire(request: nodes_pb2.ReportRequest) -> list[commands.Report]:
+    """All reports of one request. Raises BadInput for one that says nothing."""
+    node_id, incarnation = request.sender.node_id, request.sender.incarnation
+    return [_one(node_id, incarnation, report) for report in request.regions]
+
+
+def _one(node_id: str, incarnation: int, report: nodes_pb2.RegionReport) -> commands.Report:
+    region_id, epoch = report.region_id, report.epoch
+    which = report.WhichOneof("what")
+    if which == "serving":
+        s = report.serving
+        return commands.Serving(
+            node_id, incarnation, region_id, epoch, s.replayed_entries, s.seal_ms, s.claim_ms, s.replay_ms
+        )
+    if which == "prepared":
+        p = report.prepared
+        return commands.Prepared(node_id, incarnation, region_id, p.attempt, p.position, p.lag_entries)
+    if which == "stopped":
+        t = report.stopped
+        lane = lane_from_wire(t.lane)
+        return commands.Stopped(node_id, incarnation, region_id, epoch, t.attempt, lane, t.stay_epoch, t.position)
+    if which == "covered":
+        return _covered(node_id, incarnation, region_id, report.covered)
+    if which == "failed":
+        f = report.failed
+        return commands.RegionFailed(
+            node_id, incarnation, region_id, epoch, f.kind[:NAME_MAX], f.message[:TEXT_MAX], f.read_only
+        )
+    if which == "closed":
+        return commands.Closed(node_id, incarnation, region_id, epoch)
+    raise BadInput("regions", f"the report of region {region_id:#x} says nothing that this version knows")
+
+
+def _covered(node_id: str, incarnation: int, region_id: int, c: nodes_pb2.RegionReport.Covered) -> commands.Covered:
+    stays = tuple(commands.CoveredStay(lane_from_wire(s.lane), s.stay_epoch, s.covered, s.done) for s in c.stays)
+    return commands.Covered(node_id, incarnation, region_id, c.manifest_epoch, c.manifest_version, stays, c.sst_bytes)

@@ -1,0 +1,40 @@
+"""What applying a command gives back: one outcome, with sentences for people and lists of what it touched."""
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+EVENT_REGIONS_MAX = 16
+
+
+class Event(Struct, frozen=True, array_like=True):
+    """One entry of the audit trail. `token` is what the command took, so that a region's epoch leads back to its reason."""
+
+    revision: int
+    wall_ms: int
+    kind: str  # suspect, clear, failover, serving, migration, handover, cancel, register, release, ...
+    sentence: str
+    node_ids: tuple[str, ...] = ()
+    region_ids: tuple[int, ...] = ()  # at most EVENT_REGIONS_MAX of them
+    token: int = 0
+    fields: dict[str, str] = {}
+
+
+class Outcome(Struct, frozen=True):
+    """Of one command. `refused` is empty when it was applied; `value` is what it made (an incarnation, table id, token...)."""
+
+    revision: int
+    kind: str
+    value: int = 0
+    refused: str = ""
+    duplicate: bool = False  # a repeat of a request id: value is the first answer
+    events: tuple[Event, ...] = ()
+    orders: Mapping[str, tuple[int, ...]] = {}  # node id -> regions whose order on that node may have changed
+    trims: tuple[str, ...] = ()  # node ids that have new trim orders
+    regions: tuple[int, ...] = ()  # routes that changed
+    nodes: tuple[str, ...] = ()  # node records that changed
+    tables: tuple[int, ...] = ()  # tables new, changed or dropped
+    rejected: tuple[tuple[int, str], ...] = ()  # of Reports: (index, reason)
+
+
+Subscriber = Callable[[int, Outcome], None]

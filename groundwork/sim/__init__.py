@@ -1,1 +1,1 @@
-"""A fault-injecting twin for each port; each passes the same contract suite as the real thing."""
+"""Twins of the ports, with faults on demand and virtual time. They pass the same contract suites as the real ones."""

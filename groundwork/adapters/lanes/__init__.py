@@ -1,0 +1,1 @@
+"""Log stores: lanes in object storage, or in files of a standalone's own disk."""

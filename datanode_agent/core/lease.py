@@ -1,10 +1,10 @@
 """The lease of one incarnation, as its agent keeps it.
 
 Theory of operation. The agent sends numbered beats; a leader answers some with a grant. A grant is worth `lease_ms`
-counted from when *this agent sent* that beat, on a clock that goes on through suspend: the leader began its count later,
-so the agent's lease ends first whatever the network did, and no wall clock is asked. A grant names the node's assignment
-revision, and counts for nothing until the agent has applied that revision: it is kept pending until then. A lane may
-acknowledge appends only once a grant names it that answers a beat sent after the lane's OPEN mark was durable.
+counted from when *this agent sent* that beat, on a clock that goes on through suspend: the leader began its count
+later, so the agent's lease ends first whatever the network did, and no wall clock is asked. A grant names the node's
+assignment revision, and counts for nothing until the agent has applied that revision: it is kept pending until then.
+A lane may acknowledge appends only once a grant names it that answers a beat sent after the lane's OPEN was durable.
 
 A keeper belongs to one incarnation and starts without a lease (T8). Once refused as superseded it never grants again;
 without any answer it merely runs out, and goes on when it is renewed (P7).
@@ -68,7 +68,7 @@ class LeaseKeeper:
         self.admitted: frozenset[int] = frozenset()
         self.applied_revision = 0
         self.standing = Standing.REGISTERED
-        self._unknown_believed_ms = registered_ms + lease_ms
+        self._alone_until_ms = registered_ms + lease_ms
         self._beats: dict[int, _Beat] = {}
         self._pending: dict[int, _Grant] = {}
 
@@ -90,6 +90,10 @@ class LeaseKeeper:
         self._beats[beat] = _Beat(at_ms, frozenset(open_lanes))
         while len(self._beats) > BEATS_REMEMBERED_MAX:
             del self._beats[next(iter(self._beats))]
+
+    def asked(self, beat: int) -> bool:
+        """Whether this incarnation sent that beat: answers to an earlier incarnation's beats say nothing about it."""
+        return beat in self._beats
 
     def granted(self, beat: int, lease_ms: int, assignment_revision: int, lanes: Iterable[int]) -> bool:
         """A grant answers `beat`. Whether it counts at once; pending, unknown or absurd ones do not.
@@ -123,16 +127,15 @@ class LeaseKeeper:
     def refused(self, refusal: Refusal, now_ms: float) -> Standing:
         """A beat was refused; what that means for the registration.
 
-        Superseded is for ever, so it ends the lease at once. That a node is unknown may be the ignorance of a replica that
-        lags: it is believed only when nobody granted for a whole lease.
+        Superseded is for ever, so it ends the lease at once. That a node is unknown may be the ignorance of a replica
+        that lags, and a foreign cluster one wrong address among right ones: these are believed only when nobody granted
+        for a whole lease.
         """
-        if refusal is Refusal.SUPERSEDED:
+        nobody_grants = now_ms >= max(self.expires_ms, self._alone_until_ms)
+        if refusal is Refusal.SUPERSEDED or (refusal is Refusal.UNKNOWN_NODE and nobody_grants):
             self._end(Standing.REGISTER_AGAIN)
-        elif refusal is Refusal.FOREIGN_CLUSTER:
-            if not self.valid(now_ms):
-                self._end(Standing.FOREIGN)
-        elif refusal is Refusal.UNKNOWN_NODE and now_ms >= max(self.expires_ms, self._unknown_believed_ms):
-            self._end(Standing.REGISTER_AGAIN)
+        elif refusal is Refusal.FOREIGN_CLUSTER and nobody_grants:
+            self._end(Standing.FOREIGN)
         return self.standing
 
     def _count(self, grant: _Grant) -> None:

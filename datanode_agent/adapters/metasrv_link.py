@@ -1,0 +1,211 @@
+"""What the agent asks of metasrv besides leases: registration, orders, reports, release, drain. On the event loop.
+
+Any replica answers any of them; one that fails is left for the next.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import grpc.aio
+import structlog
+
+from datanode_agent.adapters.metrics import Metrics
+from datanode_agent.core.links import ReplicaChooser
+from datanode_agent.core.reports import ReportQueue
+from groundwork.adapters.config import TlsConfig
+from groundwork.adapters.replica_calls import ReplicaCalls
+from groundwork.adapters.rpc_errors import typed
+from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, Refused, Unknown
+from groundwork.core.ports import Clock
+from protos.metasrv.v1 import admin_pb2, admin_pb2_grpc, nodes_pb2, nodes_pb2_grpc, types_pb2
+
+log = structlog.get_logger()
+
+ROUND_MS = 10_000.0
+REPORTS_A_BATCH_MAX = 1_000
+REPORT_GATHER_MS = 5.0
+
+
+class MetasrvLink:
+    """The agent's calls to metasrv."""
+
+    def __init__(
+        self, replicas: tuple[str, ...], tls: TlsConfig | None, cluster_id: str, node_id: str, clock: Clock
+    ) -> None:
+        self.chooser = ReplicaChooser(replicas)
+        self._cluster_id = cluster_id
+        self._node_id = node_id
+        self._clock = clock
+        self._calls = ReplicaCalls(replicas, cluster_id, tls, clock, node_id)
+
+    def sender(self, incarnation: int) -> types_pb2.Sender:
+        """Who speaks, under an incarnation (0: before the registration)."""
+        return types_pb2.Sender(cluster_id=self._cluster_id, node_id=self._node_id, incarnation=incarnation)
+
+    async def register(self, request: nodes_pb2.RegisterRequest) -> nodes_pb2.RegisterReply:
+        """Register, however long no replica answers.
+
+        Raises Refused when another live process holds the node id, ForeignCluster, BadInput.
+        """
+        request.sender.CopyFrom(self.sender(0))
+        while True:
+            try:
+                return await self._calls.call(
+                    lambda channel: nodes_pb2_grpc.NodesStub(channel).Register,
+                    request, nodes_pb2.RegisterReply, ROUND_MS,
+                )  # fmt: skip
+            except Unknown as error:
+                log.warning("registration_waits", why=str(error))
+
+    async def release(self, incarnation: int, witness: str, deadline_ms: float) -> None:
+        """Give the incarnation's lease back. Raises Refused, ForeignCluster, BadInput; Unknown at the deadline."""
+        await self._calls.call(
+            lambda channel: nodes_pb2_grpc.NodesStub(channel).Release,
+            nodes_pb2.ReleaseRequest(sender=self.sender(incarnation), witness=witness),
+            nodes_pb2.ReleaseReply, deadline_ms,
+        )  # fmt: skip
+
+    async def drain(self, request_id: str, undo: bool, deadline_ms: float) -> admin_pb2.PlanReply:
+        """Ask for all regions of this node to be moved away, or for that to be undone. Raises as release() does."""
+        return await self._calls.call(
+            lambda channel: admin_pb2_grpc.AdminStub(channel).Drain,
+            admin_pb2.DrainRequest(
+                sender=self.sender(0), node_id=self._node_id, undo=undo, who=self._node_id, request_id=request_id
+            ),
+            admin_pb2.PlanReply, deadline_ms,
+        )  # fmt: skip
+
+    async def report(self, incarnation: int, reports: list[nodes_pb2.RegionReport]) -> nodes_pb2.ReportReply:
+        """Deliver one batch. Raises as release() does."""
+        return await self._calls.call(
+            lambda channel: nodes_pb2_grpc.NodesStub(channel).Report,
+            nodes_pb2.ReportRequest(sender=self.sender(incarnation), regions=reports),
+            nodes_pb2.ReportReply, ROUND_MS,
+        )  # fmt: skip
+
+    def open_orders(self, incarnation: int) -> "OrdersStream":
+        """Open the orders stream at the replica of choice."""
+        replica = self.chooser.current
+        stub = nodes_pb2_grpc.NodesStub(self._calls.channel(replica))
+        call = stub.Orders(nodes_pb2.OrdersRequest(sender=self.sender(incarnation)))
+        return OrdersStream(replica, aiter(call), call.cancel)
+
+    async def close(self) -> None:
+        """Close all channels."""
+        await self._calls.close()
+
+
+class OrdersStream:
+    """One orders stream at one replica, until it breaks or is ended."""
+
+    def __init__(self, replica: str, replies: AsyncIterator[nodes_pb2.OrdersReply], cancel: Callable[[], bool]) -> None:
+        self.replica = replica
+        self._replies = replies
+        self._cancel = cancel
+
+    async def next(self) -> nodes_pb2.OrdersReply | None:
+        """The next reply, or None once the stream ended. Raises MetasrvError for what the replica refused."""
+        try:
+            return await anext(self._replies, None)
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from error
+
+    def end(self) -> None:
+        """End it from here: next() then raises or returns None."""
+        self._cancel()
+
+
+class Orders:
+    """Keeps one orders stream of one incarnation open, and goes to another replica when it breaks or stalls."""
+
+    def __init__(
+        self, link: MetasrvLink, incarnation: int, clock: Clock,
+        apply: Callable[[nodes_pb2.OrdersReply], None], metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._link = link
+        self._incarnation = incarnation
+        self._clock = clock
+        self._apply = apply
+        self._metrics = metrics
+        self._stream: OrdersStream | None = None
+        self._switching = False
+
+    def switch(self, why: str) -> None:
+        """Leave the replica in use for the one of choice now."""
+        if self._stream is not None and not self._switching:
+            self._switching = True
+            log.info("orders_switch", replica=self._stream.replica, why=why)
+            self._stream.end()
+
+    async def run(self) -> None:
+        """Apply orders until cancelled."""
+        while True:
+            self._stream = stream = self._link.open_orders(self._incarnation)
+            self._switching = False
+            self._metrics.orders_streams.inc()
+            why = "stream ended"
+            try:
+                while (reply := await stream.next()) is not None:
+                    self._link.chooser.answered()
+                    self._apply(reply)
+            except MetasrvError as error:
+                why = str(error)
+            except asyncio.CancelledError:
+                if not self._switching:
+                    stream.end()
+                    raise
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+            if self._switching:
+                continue
+            wait_ms = self._link.chooser.failed(stream.replica)
+            log.info("orders_broke", replica=stream.replica, why=why, next=self._link.chooser.current)
+            await self._clock.sleep(wait_ms)
+
+
+class Reporter:
+    """Sends the queued reports of one incarnation, in batches, until each is answered."""
+
+    def __init__(self, link: MetasrvLink, incarnation: int, clock: Clock) -> None:
+        self.queue = ReportQueue()
+        self._link = link
+        self._incarnation = incarnation
+        self._clock = clock
+        self._added = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def add(self, report: nodes_pb2.RegionReport) -> None:
+        """Queue one report."""
+        self.queue.add(report)
+        self._empty.clear()
+        self._added.set()
+
+    async def run(self) -> None:
+        """Deliver, until cancelled."""
+        while True:
+            await self._added.wait()
+            await self._clock.sleep(REPORT_GATHER_MS)
+            self._added.clear()
+            while batch := self.queue.take(REPORTS_A_BATCH_MAX):
+                await self._deliver(batch)
+            if not len(self.queue):
+                self._empty.set()
+
+    async def drained(self) -> None:
+        """Wait until nothing waits for an answer."""
+        await self._empty.wait()
+
+    async def _deliver(self, batch: list[nodes_pb2.RegionReport]) -> None:
+        try:
+            await self._link.report(self._incarnation, batch)
+        except Unknown as error:
+            log.warning("reports_wait", reports=len(self.queue), why=str(error))
+            self.queue.unanswered()
+        except (BadInput, Refused, ForeignCluster) as error:
+            log.warning("reports_refused", reports=len(batch), why=str(error))
+            self.queue.answered()
+        else:
+            self.queue.answered()

@@ -59,16 +59,19 @@ class Forwarder:
         here: Callable[[Q], Awaitable[R]],
         there: Callable[[grpc.aio.Channel], Any],
     ) -> R:
-        """`here` on the leader; `there` picks the same method of a stub. Raises NotLeader where nobody leads."""
+        """`here` on the leader; `there` picks the same method of a stub. Raises NotLeader where nobody leads.
+
+        Without a context (HTTP) it is a request of this replica itself.
+        """
         leadership = self._consensus.leadership()
         if leadership.is_leader:
             return await here(request)
         leader = leadership.leader_id
         if leader is None or leader == self._peers.node_id or leader not in self._peers.addresses:
             raise NotLeader(None)
-        if was_forwarded(context):
+        if context is not None and was_forwarded(context):
             raise NotLeader(leader)
-        left_s = context.time_remaining()
+        left_s = None if context is None else context.time_remaining()
         timeout_s = DEADLINE_S if left_s is None else max(0.001, min(left_s, DEADLINE_S))
         try:
             reply: R = await there(self._peers.channel(leader))(

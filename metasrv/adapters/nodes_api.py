@@ -1,0 +1,193 @@
+"""The Nodes service: registration, release, orders and reports."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import structlog
+
+from groundwork.core.errors import BadInput, Refused, Unknown
+from groundwork.core.ids import Lane, Locality, check_node_id
+from groundwork.core.wire import table_to_wire
+from metasrv.adapters.batches import Batcher
+from metasrv.adapters.feeds import Feed
+from metasrv.adapters.forward import Forwarder
+from metasrv.adapters.metrics import Metrics
+from metasrv.adapters.proposing import Proposer
+from metasrv.adapters.reports import REPORTS_MAX, reports_from_wire
+from metasrv.adapters.state_feeds import NODE, TRIM, Key, StateFeeds
+from metasrv.adapters.to_wire import order_to_wire, trim_to_wire
+from metasrv.core import commands
+from metasrv.core.leases import LeaseBook
+from metasrv.core.machine import Machine
+from metasrv.core.orders import Order, TrimOrder, orders_for, orders_of, trim_orders_of
+from metasrv.core.records import LANES_MAX
+from protos.metasrv.v1 import nodes_pb2
+from protos.metasrv.v1.nodes_pb2_grpc import NodesServicer, NodesStub
+
+log = structlog.get_logger()
+REPORTS_WAITING_MAX = 200_000
+QUIET_MS = 1_000  # an empty message at least so often, so that an agent can tell a dead stream from a quiet one
+
+
+class Nodes(NodesServicer):
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        proposer: Proposer,
+        forwarder: Forwarder,
+        book: LeaseBook,
+        feeds: StateFeeds,
+        metrics: Metrics,
+    ) -> None:
+        self._machine = machine
+        self._proposer = proposer
+        self._forwarder = forwarder
+        self._book = book
+        self._feeds = feeds
+        self._metrics = metrics
+        self._reports: Batcher[commands.Report] = Batcher(self._commit_reports, REPORTS_MAX, REPORTS_WAITING_MAX)
+
+    async def Register(self, request: nodes_pb2.RegisterRequest, context: Any) -> nodes_pb2.RegisterReply:
+        """A new incarnation."""
+        return await self._forwarder.run(request, context, self._register, lambda c: NodesStub(c).Register)
+
+    async def Release(self, request: nodes_pb2.ReleaseRequest, context: Any) -> nodes_pb2.ReleaseReply:
+        """A witnessed death, or a graceful stop."""
+        return await self._forwarder.run(request, context, self._release, lambda c: NodesStub(c).Release)
+
+    async def Report(self, request: nodes_pb2.ReportRequest, context: Any) -> nodes_pb2.ReportReply:
+        """What the agent did."""
+        return await self._forwarder.run(request, context, self._report, lambda c: NodesStub(c).Report)
+
+    async def Orders(self, request: nodes_pb2.OrdersRequest, context: Any) -> AsyncIterator[nodes_pb2.OrdersReply]:
+        """All orders, then what changes."""
+        node_id, incarnation = request.sender.node_id, request.sender.incarnation
+        self._check_incarnation(node_id, incarnation)
+        with self._feeds.orders(node_id) as feed, self._metrics.watchers.labels("orders").track_inprogress():
+            writer = _OrdersWriter(self._machine, node_id)
+            while True:
+                self._check_incarnation(node_id, incarnation)
+                yield writer.next(feed)
+                await feed.wait(QUIET_MS)
+
+    def _check_incarnation(self, node_id: str, incarnation: int) -> None:
+        node = self._machine.state.nodes.get(node_id)
+        if node is None or node.incarnation < incarnation:
+            raise Unknown(
+                f"this replica has not applied the registration of {node_id} {incarnation:#x} yet: ask another"
+            )
+        if node.incarnation > incarnation:
+            raise Refused("superseded", f"{node_id} has registered again as {node.incarnation:#x}: register")
+
+    async def _register(self, request: nodes_pb2.RegisterRequest) -> nodes_pb2.RegisterReply:
+        node_id = check_node_id(request.sender.node_id)
+        Locality.parse(request.locality)
+        if not request.address:
+            raise BadInput("address", "the address where clients reach this datanode is missing")
+        if not 1 <= request.lanes <= LANES_MAX:
+            raise BadInput("lanes", f"{request.lanes} is not from 1 to {LANES_MAX}")
+        state = self._machine.state
+        held = state.nodes.get(node_id)
+        command = commands.Register(
+            node_id=node_id,
+            folder_id=request.folder_id,
+            locality=request.locality,
+            address=request.address,
+            lanes=request.lanes,
+            capacity_regions=request.capacity_regions,
+            replaces=held.incarnation if held else 0,
+            takeover=request.takeover,
+            heard=self._book.may_register(state, node_id, self._proposer.clock.now_ms()),
+            wall_ms=self._proposer.clock.wall_ms(),
+        )
+        outcome = await self._proposer.propose(command)
+        if outcome.refused:
+            raise Refused("register", outcome.refused)
+        config = self._machine.state.config
+        log.info("registered", node_id=node_id, incarnation=outcome.value, address=request.address)
+        return nodes_pb2.RegisterReply(
+            incarnation=outcome.value, lease_ms=config.lease_ms, beat_ms=config.beat_ms, revision=outcome.revision
+        )
+
+    async def _release(self, request: nodes_pb2.ReleaseRequest) -> nodes_pb2.ReleaseReply:
+        sender = request.sender
+        node = self._machine.state.nodes.get(sender.node_id)
+        if node is None:
+            raise Refused("not_found", f"no datanode {sender.node_id!r} is registered")
+        if node.incarnation == sender.incarnation:
+            await self._proposer.commit(
+                commands.Release(
+                    node_id=sender.node_id,
+                    incarnation=sender.incarnation,
+                    witness=request.witness[:200],
+                    wall_ms=self._proposer.clock.wall_ms(),
+                )
+            )
+            log.info("released", node_id=sender.node_id, incarnation=sender.incarnation, witness=request.witness)
+        return nodes_pb2.ReleaseReply()
+
+    async def _report(self, request: nodes_pb2.ReportRequest) -> nodes_pb2.ReportReply:
+        items = reports_from_wire(request)
+        for item in items:
+            if isinstance(item, commands.Serving):
+                for phase, ms in (("seal", item.seal_ms), ("claim", item.claim_ms), ("replay", item.replay_ms)):
+                    self._metrics.failover_ms.labels(phase).observe(ms)
+        revision = self._machine.state.revision
+        for start in range(0, len(items), REPORTS_MAX):
+            revision = await self._reports.submit(items[start : start + REPORTS_MAX])
+        return nodes_pb2.ReportReply(revision=revision)
+
+    async def _commit_reports(self, items: Sequence[commands.Report]) -> int:
+        outcome = await self._proposer.commit(
+            commands.Reports(items=tuple(items), wall_ms=self._proposer.clock.wall_ms())
+        )
+        for index, reason in outcome.rejected[:10]:
+            log.info("report_rejected", kind=type(items[index]).__name__, node_id=items[index].node_id, reason=reason)
+        return outcome.revision
+
+
+class _OrdersWriter:
+    """What one Orders stream has sent so far, and what it sends next."""
+
+    def __init__(self, machine: Machine, node_id: str) -> None:
+        self._machine = machine
+        self._node_id = node_id
+        self._schemas: dict[int, int] = {}  # table id -> schema version sent
+        self._trims: dict[Lane, int] = {}
+
+    def next(self, feed: Feed[Key]) -> nodes_pb2.OrdersReply:
+        """A snapshot, or the changes since; with nothing new, an empty message."""
+        state = self._machine.state
+        keys = feed.take()
+        if keys is None:
+            orders = orders_of(state, self._node_id)
+            self._schemas.clear()
+            trims = trim_orders_of(state, self._node_id)
+            self._trims.clear()
+        else:
+            orders = orders_for(state, self._node_id, [k for kind, k in keys if kind == "region"])
+            trims = trim_orders_of(state, self._node_id) if TRIM in keys or NODE in keys else []
+        widened = [] if keys is None else [k for kind, k in keys if kind == "table" and k in self._schemas]
+        return nodes_pb2.OrdersReply(
+            snapshot=keys is None,
+            revision=state.revision,
+            orders=[order_to_wire(o) for o in orders],
+            trims=[trim_to_wire(t) for t in self._new_trims(trims)],
+            tables=self._new_tables(orders, widened),
+        )
+
+    def _new_trims(self, trims: Sequence[TrimOrder]) -> list[TrimOrder]:
+        new = [t for t in trims if self._trims.get(t.lane) != t.below]
+        self._trims.update((t.lane, t.below) for t in new)
+        return new
+
+    def _new_tables(self, orders: Sequence[Order], widened: Sequence[int]) -> list[Any]:
+        found = []
+        for table_id in sorted({o.table_id for o in orders} | set(widened)):
+            table = self._machine.state.tables.get(table_id)
+            if table is not None and self._schemas.get(table_id) != table.schema.version:
+                self._schemas[table_id] = table.schema.version
+                found.append(table_to_wire(table.info(), table.priority))
+        return found

@@ -25,11 +25,12 @@ from datanode_agent.engine.engine import Engine
 from datanode_agent.incarnation import CurrentLease, Incarnation
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.http import HttpServer
+from groundwork.adapters.lanes.objects import ObjectsLog
 from groundwork.adapters.objects import open_object_store
 from groundwork.adapters.rpc import aio_server, listen
 from groundwork.adapters.workers import ThreadWorkers
 from groundwork.core.errors import BadInput, MetasrvError, Refused
-from groundwork.core.ports import LogStore, ObjectStore, Workers
+from groundwork.core.ports import Clock, LogStore, ObjectStore, Workers
 from protos.datanode.v1 import datanode_pb2_grpc
 from protos.metasrv.v1 import nodes_pb2
 
@@ -75,7 +76,7 @@ class Agent:
         workers = ThreadWorkers("work", self._config.worker_threads)
         try:
             store = open_object_store(self._config.object_store, workers)
-            logs = open_logs(self._config, store)
+            logs = open_logs(self._config, store, self._clock, workers)
             return await self._run(store, logs, workers)
         finally:
             workers.close()
@@ -294,9 +295,11 @@ class Agent:
         log.info("drained", regions_left=len(self._engine.regions()))
 
 
-def open_logs(config: DatanodeConfig, store: ObjectStore) -> LogStore:
+def open_logs(config: DatanodeConfig, store: ObjectStore, clock: Clock, workers: Workers) -> LogStore:
     """The log store that `log_store` names. Raises BadInput for one that cannot be used here."""
-    return open_log_store(config.log_store, store)
+    if config.log_store == "objects":
+        return ObjectsLog(store, clock, workers)
+    raise BadInput("log_store", f'{config.log_store!r} cannot be used by a datanode of a cluster yet: use "objects"')
 
 
 async def release(config: DatanodeConfig) -> str:

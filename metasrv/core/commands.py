@@ -27,7 +27,7 @@ class Command(Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
 # --- the cluster
 
 
-class Bootstrap(Command, frozen=True):
+class Bootstrap(Command, frozen=True, kw_only=True):
     """Begin the cluster, or (a higher generation) begin again from a backup: then every incarnation is over."""
 
     cluster_id: Name
@@ -35,14 +35,14 @@ class Bootstrap(Command, frozen=True):
     config: Config = Config()
 
 
-class SetConfig(Command, frozen=True):
+class SetConfig(Command, frozen=True, kw_only=True):
     """Replace the configuration."""
 
     config: Config
     who: Name = ""
 
 
-class Pause(Command, frozen=True):
+class Pause(Command, frozen=True, kw_only=True):
     """Begin or prolong maintenance of a scope: cluster, site/NAME, node/NAME, table/NAME."""
 
     scope: Name
@@ -51,14 +51,14 @@ class Pause(Command, frozen=True):
     expires_wall_ms: Count
 
 
-class Resume(Command, frozen=True):
+class Resume(Command, frozen=True, kw_only=True):
     """End maintenance of a scope."""
 
     scope: Name
     who: Name = ""
 
 
-class Note(Command, frozen=True):
+class Note(Command, frozen=True, kw_only=True):
     """Put a decision that changes nothing (such as not to fail over) in the audit trail."""
 
     kind: Name
@@ -69,7 +69,7 @@ class Note(Command, frozen=True):
 # --- datanodes
 
 
-class Register(Command, frozen=True):
+class Register(Command, frozen=True, kw_only=True):
     """A new incarnation of a node id; the value is its token. `replaces` is the incarnation that the leader saw (0: none)."""
 
     node_id: Name
@@ -83,7 +83,7 @@ class Register(Command, frozen=True):
     heard: bool = False  # the leader heard the one that it replaces within a lease
 
 
-class Release(Command, frozen=True):
+class Release(Command, frozen=True, kw_only=True):
     """Every process of this incarnation is gone, says the witness: its lanes are over at once."""
 
     node_id: Name
@@ -91,7 +91,7 @@ class Release(Command, frozen=True):
     witness: Name = ""
 
 
-class Suspect(Command, frozen=True):
+class Suspect(Command, frozen=True, kw_only=True):
     """Silent for a lease: no grant before Clear."""
 
     node_id: Name
@@ -100,7 +100,7 @@ class Suspect(Command, frozen=True):
     sentence: Text = ""
 
 
-class Clear(Command, frozen=True):
+class Clear(Command, frozen=True, kw_only=True):
     """Heard again before it was failed over."""
 
     node_id: Name
@@ -108,7 +108,7 @@ class Clear(Command, frozen=True):
     sentence: Text = ""
 
 
-class Forget(Command, frozen=True):
+class Forget(Command, frozen=True, kw_only=True):
     """Take a datanode that is gone for good off the books. Refused while it owns regions."""
 
     node_id: Name
@@ -118,7 +118,7 @@ class Forget(Command, frozen=True):
 # --- tables
 
 
-class CreateTable(Command, frozen=True):
+class CreateTable(Command, frozen=True, kw_only=True):
     """A new table, its regions placed: partition p goes to lanes[placement[p]]. The value is the table id."""
 
     name: Name
@@ -130,14 +130,14 @@ class CreateTable(Command, frozen=True):
     placement: tuple[int, ...]
 
 
-class WidenTable(Command, frozen=True):
+class WidenTable(Command, frozen=True, kw_only=True):
     """Append columns. Those there already with the same type and role are fine. The value is the table id."""
 
     name: Name
     columns: tuple[Column, ...]
 
 
-class DropTable(Command, frozen=True):
+class DropTable(Command, frozen=True, kw_only=True):
     """Drop a table. Its name is free once every region is confirmed as dropped. The value is the drop's token."""
 
     name: Name
@@ -163,7 +163,7 @@ class Move(Struct, frozen=True, array_like=True):
     region_ids: tuple[RegionId, ...] | None = None
 
 
-class Failover(Command, frozen=True):
+class Failover(Command, frozen=True, kw_only=True):
     """End incarnations and single lanes, and give their regions to survivors, under one new epoch: the value."""
 
     ended: tuple[Ended, ...] = ()
@@ -172,7 +172,7 @@ class Failover(Command, frozen=True):
     sentence: Text = ""
 
 
-class Reopen(Command, frozen=True):
+class Reopen(Command, frozen=True, kw_only=True):
     """New epoch for regions that failed to open where they are (their own claim never became the newest manifest)."""
 
     region_ids: tuple[RegionId, ...]
@@ -186,7 +186,7 @@ class Placement(Struct, frozen=True, array_like=True):
     target: Lane
 
 
-class StartMigration(Command, frozen=True):
+class StartMigration(Command, frozen=True, kw_only=True):
     """Targets begin to tail. All regions share one attempt token: the value. Those that cannot move are left out."""
 
     moves: tuple[Placement, ...]
@@ -194,7 +194,7 @@ class StartMigration(Command, frozen=True):
     why: Text = ""
 
 
-class CancelMigration(Command, frozen=True):
+class CancelMigration(Command, frozen=True, kw_only=True):
     """Give up an attempt: its regions, or only some. An owner that was told to stop resumes under a new epoch."""
 
     attempt: Token
@@ -203,7 +203,7 @@ class CancelMigration(Command, frozen=True):
     why: Text = ""
 
 
-class Drain(Command, frozen=True):
+class Drain(Command, frozen=True, kw_only=True):
     """All regions are to leave the node. The value is the procedure id."""
 
     node_id: Name
@@ -211,7 +211,7 @@ class Drain(Command, frozen=True):
     by_node: bool = False
 
 
-class Undrain(Command, frozen=True):
+class Undrain(Command, frozen=True, kw_only=True):
     """The node may be given regions again."""
 
     node_id: Name
@@ -225,7 +225,7 @@ class TrimPoint(Struct, frozen=True, array_like=True):
     below: Count
 
 
-class Trim(Command, frozen=True):
+class Trim(Command, frozen=True, kw_only=True):
     """Commit trim points that the leader computed."""
 
     points: tuple[TrimPoint, ...]
@@ -322,7 +322,7 @@ class Closed(Struct, frozen=True, tag=True):
 Report = Serving | Prepared | Stopped | Covered | RegionFailed | Closed
 
 
-class Reports(Command, frozen=True):
+class Reports(Command, frozen=True, kw_only=True):
     """Reports of any nodes, in order. Each is judged alone; Outcome.rejected says which did not count and why."""
 
     items: tuple[Report, ...]

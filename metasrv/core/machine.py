@@ -50,7 +50,7 @@ class Machine:
         tx = Transaction(state, revision, command.wall_ms)
         try:
             value = apply.HANDLERS[type(command)](tx, command)
-        except Refused as refused:
+        except (Refused, BadInput) as refused:
             return Outcome(revision, kind, refused=str(refused))
         if command.request_id:
             while len(state.answers) >= ANSWERS_MAX:

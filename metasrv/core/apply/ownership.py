@@ -1,0 +1,110 @@
+"""Failover, reopening and trimming.
+
+A region leaves a lane only by that lane's end or by its owner's committed last position, never by a time-out: so a
+failover moves regions of lanes that are over, and nothing else.
+"""
+
+from groundwork.core.ids import Lane
+from metasrv.core.commands import Failover, Reopen, Trim
+from metasrv.core.orders import trimmer_of
+from metasrv.core.records import NodeStatus, Phase
+from metasrv.core.transaction import Refused, Transaction
+
+LANES_KEPT = 1_000
+
+
+def failover(tx: Transaction, cmd: Failover) -> int:
+    """End what is to end, and give its regions away. Refused as a whole when the plan was made for another state."""
+    state = tx.state
+    ending = _judge_ended(tx, cmd)
+    for move in cmd.moves:
+        if not state.is_over(move.source) and move.source not in ending:
+            raise Refused(f"lane {move.source} is not over: its regions stay")
+        target = state.nodes.get(move.target.node_id)
+        if state.is_over(move.target) or move.target in ending or target is None:
+            raise Refused(f"lane {move.target} is over: plan again")
+        if target.status is not NodeStatus.UP:
+            raise Refused(f"{target.node_id} is {target.status.name.lower()} by now: plan again")
+    for end in cmd.ended:
+        node = state.nodes[end.node_id]
+        if node.status <= NodeStatus.SUSPECT:
+            tx.end_incarnation(node, NodeStatus.LOST, f"failed over ({end.cause})")
+    tx.end_lanes(sorted(ending))
+    moved = 0
+    for move in cmd.moves:
+        for region_id in state.regions_of(move.source) if move.region_ids is None else sorted(set(move.region_ids)):
+            region = state.regions.get(region_id)
+            if region is not None and region.lane == move.source:
+                tx.assign(region_id, move.target)
+                moved += 1
+    if not moved and not ending:
+        raise Refused("there is nothing left to fail over")
+    nodes = [e.node_id for e in cmd.ended] + [m.source.node_id for m in cmd.moves] + [m.target.node_id for m in cmd.moves]
+    tx.event("failover", cmd.sentence or f"{moved} regions were failed over", nodes, token=tx.epoch(), moved=moved)
+    return tx.epoch()
+
+
+def _judge_ended(tx: Transaction, cmd: Failover) -> set[Lane]:
+    state, ending = tx.state, set[Lane]()
+    for end in cmd.ended:
+        node = state.nodes.get(end.node_id)
+        if node is None or node.incarnation != end.incarnation:
+            raise Refused(f"{end.node_id} is not incarnation {end.incarnation} by now: plan again")
+        if end.cause == "silent" and node.status is NodeStatus.UP:
+            raise Refused(f"{end.node_id} was cleared: it is not to be failed over")
+        ending.update(state.open_lanes(end.node_id))
+    for lane in cmd.lanes:
+        if lane not in state.lanes:
+            raise Refused(f"lane {lane} is not known")
+        if not state.is_over(lane):
+            ending.add(lane)
+    return ending
+
+
+def reopen(tx: Transaction, cmd: Reopen) -> int:
+    """The same owner and lane under a new epoch, for regions that it reported as failed to open. The value is the epoch."""
+    state = tx.state
+    chosen = []
+    for region_id in sorted(set(cmd.region_ids)):
+        region = state.regions.get(region_id)
+        if region and region_id in state.failures and region.phase is Phase.OPENING and not state.is_over(region.lane):
+            chosen.append(region_id)
+    if not chosen:
+        raise Refused("none of these regions is waiting to be opened again")
+    for region_id in chosen:
+        failure = state.failures[region_id]
+        tx.assign(region_id, state.regions[region_id].lane)
+        state.failures[region_id] = failure  # how often it failed is still wanted
+    nodes = sorted({state.regions[r].lane.node_id for r in chosen})
+    tx.event("reopen", cmd.sentence or f"{len(chosen)} regions open again under a new epoch", nodes, chosen)
+    return tx.epoch()
+
+
+def trim(tx: Transaction, cmd: Trim) -> int:
+    """Commit trim points. One that some stay stands below is rejected: an assignment came between."""
+    state = tx.state
+    for at, point in enumerate(cmd.points):
+        if point.lane not in state.lanes:
+            tx.reject(at, f"lane {point.lane} is not known")
+        elif point.below > state.trim_limit(point.lane):
+            tx.reject(at, f"a stay needs lane {point.lane} below {point.below}")
+        else:
+            tx.set_trim(point.lane, point.below, trimmer_of(state, point.lane))
+    _forget_lanes(tx)
+    return len(cmd.points) - len(tx.rejected)
+
+
+def _forget_lanes(tx: Transaction) -> None:
+    """Keep the newest finished lanes only: over, owned by nobody, needed by no stay, trimmed to their end."""
+    state = tx.state
+    excess = len(state.lanes) - LANES_KEPT
+    if excess <= 0:
+        return
+    finished = [
+        lane for lane, r in state.lanes.items() if r.over and not state.staying.get(lane) and r.trim >= r.reached
+    ]
+    for lane in sorted(finished, key=lambda x: (x.incarnation, x.index))[:excess]:
+        del state.lanes[lane]
+        state.staying.pop(lane, None)
+        state.census.pop(lane, None)
+        state.lanes_of[lane.node_id].remove(lane)

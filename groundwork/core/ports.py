@@ -67,7 +67,7 @@ class Chunk(NamedTuple):
     """What one append of a lane wrote: encoded entries, back to back. `damage` says why `body` is not to be used."""
 
     position: int
-    body: bytes
+    body: bytes | memoryview
     damage: str | None = None
 
 

@@ -31,7 +31,8 @@ class DirectoryStore:
         self._root = str(root)
         self._workers = workers
         self._temporary = f"{self._root}/{_TEMPORARY}"
-        self._names = (f"{secrets.token_hex(8)}-{n}" for n in itertools.count())
+        self._name = f"{self._temporary}/{secrets.token_hex(8)}-"
+        self._count = itertools.count()  # next() on it is one step, also for many threads
         self._durable: set[str] = set()  # folders whose own names are known to be durable
         self._lost: set[str] = set()  # folders that failed a sync: the kernel may have dropped what it could not write
         try:
@@ -65,7 +66,7 @@ class DirectoryStore:
     def _create(self, key: str, body: bytes) -> None:
         path = f"{self._root}/{key}"
         folder = path.rpartition("/")[0]
-        temporary = f"{self._temporary}/{next(self._names)}"
+        temporary = f"{self._name}{next(self._count)}"
         try:
             self._make_folder(folder)
             try:

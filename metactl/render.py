@@ -1,0 +1,74 @@
+"""Answers as tables for people or JSON for programs. Region ids are shown as TABLE.PARTITION, as people type them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from groundwork.core.errors import BadInput
+from groundwork.core.ids import partition_of, region_id, table_of
+
+STATUS_STYLES = {
+    "up": "green", "suspect": "yellow", "unwell": "yellow", "draining": "blue", "drained": "blue", "lost": "red",
+    "SERVING": "green", "OPENING": "yellow", "STOPPING": "blue", "LOST": "red", "done": "green", "running": "yellow",
+}  # fmt: skip
+
+
+def show_region(region: int) -> str:
+    """A region id as people read and type it."""
+    return f"{table_of(region)}.{partition_of(region)}"
+
+
+def parse_region(text: str) -> int:
+    """A region id as people type it: TABLE.PARTITION, or the number itself. Raises BadInput."""
+    table, dot, partition = text.partition(".")
+    try:
+        if dot:
+            return region_id(int(table), int(partition))
+        return int(text, 0)
+    except ValueError as error:
+        raise BadInput("region", f"{text!r} is not TABLE_ID.PARTITION or a region id") from error
+
+
+def styled(value: str) -> Text:
+    """A status in its colour."""
+    return Text(value, style=STATUS_STYLES.get(value, ""))
+
+
+def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> Table:
+    """A table; the columns named in `right` are numbers."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text | str) else str(cell) for cell in row))
+    return table
+
+
+def as_json(message: Message) -> str:
+    """A protobuf answer as JSON, with the names of the .proto files and the defaults too."""
+    return MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=2)
+
+
+def emit(console: Console, output: str, message: Message, *tables: Table | str) -> None:
+    """The JSON of the message, or the tables."""
+    if output == "json":
+        click.echo(as_json(message))
+        return
+    for table in tables:
+        console.print(table)
+
+
+def bytes_text(count: int) -> str:
+    """Bytes as people read them."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{count} B"

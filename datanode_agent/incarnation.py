@@ -58,7 +58,7 @@ class Incarnation:
         self._over = asyncio.Event()
         self._why_over: ForeignCluster | None = None
         self._stall = StallWatch(float(reply.beat_ms))
-        self._orders = Orders(link, self.token, clock, self._apply, metrics)
+        self._orders = Orders(link, self.token, clock, self._apply, self._superseded, metrics)
         self._admitted: frozenset[int] = frozenset()
         self.lease = heartbeats.enrol(self.token, reply.lease_ms, reply.beat_ms, self._vitals)
 
@@ -88,6 +88,10 @@ class Incarnation:
         elif self._stall.stalled(heard.awaited_revision, self._clock.now_ms()):
             self._link.chooser.failed(self._link.chooser.current)
             self._orders.switch(f"revision {heard.awaited_revision} was granted but its orders did not arrive")
+
+    def _superseded(self, replica: str) -> None:
+        self.lease.superseded()
+        self._end(Standing.REGISTER_AGAIN, replica)
 
     def _end(self, standing: Standing, replica: str) -> None:
         if self._over.is_set():

@@ -71,6 +71,11 @@ class Lease:
         with self.lock:
             return self.keeper.applied(revision)
 
+    def superseded(self) -> None:
+        """Metasrv said so elsewhere: the lease ends at once."""
+        with self.lock:
+            self.keeper.refused(Refusal.SUPERSEDED, boottime_ms())
+
 
 class _Mailbox:
     """Room for one beat: the newest. Iterated by the stream's writer."""

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 ROUND_MS = 10_000.0
 REPORTS_A_BATCH_MAX = 1_000
 REPORT_GATHER_MS = 5.0
+# A replica says something every second, be it that nothing changed: a stream that is silent for longer is dead.
+ORDERS_SILENT_MS_MAX = 3_000.0
 
 
 class MetasrvLink:
@@ -107,7 +109,10 @@ class OrdersStream:
     async def next(self) -> nodes_pb2.OrdersReply | None:
         """The next reply, or None once the stream ended. Raises MetasrvError for what the replica refused."""
         try:
-            return await anext(self._replies, None)
+            async with asyncio.timeout(ORDERS_SILENT_MS_MAX / 1000):
+                return await anext(self._replies, None)
+        except TimeoutError as error:
+            raise Unknown(f"{self.replica} said nothing for {ORDERS_SILENT_MS_MAX:.0f} ms") from error
         except grpc.aio.AioRpcError as error:
             raise typed(error) from error
 
@@ -121,12 +126,13 @@ class Orders:
 
     def __init__(
         self, link: MetasrvLink, incarnation: int, clock: Clock,
-        apply: Callable[[nodes_pb2.OrdersReply], None], metrics: Metrics,
+        apply: Callable[[nodes_pb2.OrdersReply], None], superseded: Callable[[str], None], metrics: Metrics,
     ) -> None:  # fmt: skip
         self._link = link
         self._incarnation = incarnation
         self._clock = clock
         self._apply = apply
+        self._superseded = superseded
         self._metrics = metrics
         self._stream: OrdersStream | None = None
         self._switching = False
@@ -151,6 +157,8 @@ class Orders:
                     self._apply(reply)
             except MetasrvError as error:
                 why = str(error)
+                if isinstance(error, Refused) and error.kind == "superseded":
+                    self._superseded(stream.replica)
             except asyncio.CancelledError:
                 if not self._switching:
                     stream.end()

@@ -82,13 +82,14 @@ class Layout:
             self.config_path(member.name).write_text(to_toml(member.settings))
 
 
-def ports_needed() -> int:
+def ports_needed(datanode_sites: Sequence[int] = DATANODE_SITES) -> int:
     """How many ports plan_layout wants: gRPC and HTTP, and frontends HTTP only."""
-    return 2 * len(REPLICA_SITES) + 2 * len(DATANODE_SITES) + len(FRONTEND_SITES)
+    return 2 * len(REPLICA_SITES) + 2 * len(datanode_sites) + len(FRONTEND_SITES)
 
 
-def plan_layout(folder: Path, ports: Sequence[int], timing: Timing, cluster_id: str = "") -> Layout:
-    """Three metasrv in sites 1 to 3, two datanodes of two lanes each in sites 1 and 2, a frontend in sites 1 and 2."""
+def plan_layout(folder: Path, ports: Sequence[int], timing: Timing, cluster_id: str = "",
+                datanode_sites: Sequence[int] = DATANODE_SITES) -> Layout:  # fmt: skip
+    """Three metasrv in sites 1 to 3, datanodes of two lanes each where told, a frontend in sites 1 and 2."""
     folder = folder.resolve()
     cluster_id = cluster_id or secrets.token_hex(16)
     free = iter(f"127.0.0.1:{port}" for port in ports)
@@ -111,7 +112,7 @@ def plan_layout(folder: Path, ports: Sequence[int], timing: Timing, cluster_id: 
             "election_ms_min": timing.election_ms_min, "election_ms_max": timing.election_ms_max,
         }  # fmt: skip
         add(name, "metasrv", site, listen, http, {"peers": peers, "object_store": objects, "timing": clocks})
-    for number, site in enumerate(DATANODE_SITES, start=1):
+    for number, site in enumerate(datanode_sites, start=1):
         engine: Toml = {"flush_bytes": timing.flush_bytes, "replay_objective_ms": timing.replay_objective_ms}
         more: Toml = {"metasrv": addresses, "log_store": "objects", "lanes": 2}
         add(f"dn-{number}", "datanode", site, next(free), next(free),

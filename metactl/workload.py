@@ -153,6 +153,10 @@ class Workload:
         if self.failure:
             raise WorkloadFailed(self.failure)
 
+    def sender(self, region_id: int) -> Sender:
+        """The one sender of a region, for a caller who drives it by himself."""
+        return self._senders[region_id]
+
     def bulk_load(self, rows: Sequence[Row]) -> None:
         """Write many rows, a region's rows by its own sender, and wait until all are acknowledged."""
         by_region: dict[int, list[Row]] = {region_id: [] for region_id in self.table.region_ids}

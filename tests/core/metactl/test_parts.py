@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from groundwork.core.errors import BadInput
-from groundwork.core.table import Column, Role, Schema, TableInfo, region_ids_of
+from groundwork.core.ids import region_id
+from groundwork.core.table import Column, Role, Schema, TableInfo
 from metactl.commands.change import duration_ms
 from metactl.inputs import Paths, files_under, sample, to_line
 from metactl.layout import Timing, plan_layout, ports_needed, to_toml
@@ -67,12 +68,12 @@ def test_files_become_rows(tmp_path: Path) -> None:
 
 def test_samples_cover_every_region() -> None:
     """Each region gets live rows of real processes, and each row belongs to the region whose batch it is in."""
-    table = TableInfo(1, "m", SCHEMA, ("path",), region_ids_of(1, 40))
+    table = TableInfo(1, "m", SCHEMA, ("path",), tuple(region_id(1, p) for p in range(40)))
     batches = sample(Paths("w0", table.region_of), list(table.region_ids))
     assert set(batches) == set(table.region_ids)
-    for region_id, rows in batches.items():
+    for region, rows in batches.items():
         assert rows
-        assert all(table.region_of({"path": row.path}) == region_id for row in rows)
+        assert all(table.region_of({"path": row.path}) == region for row in rows)
         assert len({row.path for row in rows}) == len(rows)
 
 

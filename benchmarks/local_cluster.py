@@ -1,0 +1,47 @@
+"""A local cluster for a benchmark, with a table, and its ends tied up."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from groundwork.core.table import TableInfo
+from groundwork.core.wire import table_from_wire
+from metactl.asking import Metasrv
+from metactl.cluster import Cluster
+from metactl.inputs import TABLE, create_table_sql
+from metactl.layout import Timing, plan_layout, ports_needed
+from metactl.ports import PortHolder
+from metactl.routing import serving
+from metactl.sql import run_sql
+from metactl.waiting import until
+
+
+@dataclass
+class Bench:
+    cluster: Cluster
+    metasrv: Metasrv
+    frontends: list[str]
+    table: TableInfo
+
+
+@contextmanager
+def running(regions: int, timing: Timing, datanode_sites: Sequence[int]) -> Iterator[Bench]:
+    folder = Path(tempfile.mkdtemp(prefix="metasrv-bench-"))
+    ports = PortHolder()
+    layout = plan_layout(folder, ports.take(ports_needed(datanode_sites)), timing, datanode_sites=datanode_sites)
+    metasrv = Metasrv(layout.metasrv_addresses, layout.cluster_id)
+    frontends = [m.http for m in reversed(layout.of("frontend"))]
+    try:
+        with Cluster(layout) as cluster:
+            cluster.start()
+            cluster.wait_ready()
+            run_sql(frontends[0], create_table_sql(TABLE, regions))
+            until("every region serves", lambda: serving(metasrv.routes(TABLE)))
+            yield Bench(cluster, metasrv, frontends, table_from_wire(metasrv.routes(TABLE).table))
+    finally:
+        metasrv.close()
+        ports.close()
+        shutil.rmtree(folder, ignore_errors=True)

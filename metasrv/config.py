@@ -9,6 +9,7 @@ from groundwork.adapters.config import ObjectStoreConfig, TlsConfig, load_config
 from groundwork.adapters.rpc import check_transport, is_loopback
 from groundwork.core.errors import BadInput
 from groundwork.core.ids import Locality, check_node_id
+from metasrv.core.records import Config
 
 _CLUSTER_ID = re.compile(r"[0-9a-f]{32}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -25,11 +26,13 @@ class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What operators may tune of the leader's decisions. Absent values are the core's own."""
+    """What operators may tune of the leader's decisions. Absent values are the core's own (metasrv.core.records)."""
 
     breaker_fraction: float | None = None
     unwell_ms: int | None = None
-    moves_in_flight_max: int | None = None
+    moves_max: int | None = None
+    rebalance_moves_max: int | None = None
+    settle_ms: int | None = None
 
 
 class MetasrvConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,10 +68,19 @@ def load(path: Path) -> MetasrvConfig:
     _check_peers(config)
     _check_store(config.object_store)
     _check_timing(config.timing)
-    fraction = config.policy.breaker_fraction
-    if fraction is not None and not 0 < fraction <= 1:
-        raise BadInput("policy.breaker_fraction", f"{fraction} is not above 0 and at most 1")
+    replicated(config)
     return config
+
+
+def replicated(config: MetasrvConfig) -> Config:
+    """The part that every leader must agree on, and that is therefore kept in the replicated state."""
+    policy = {k: v for k, v in msgspec.structs.asdict(config.policy).items() if v is not None}
+    timing = config.timing
+    values = {"lease_ms": timing.lease_ms, "beat_ms": timing.beat_ms, "tick_ms": timing.tick_ms, **policy}
+    try:
+        return msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        raise BadInput("policy", str(error)) from error
 
 
 def _check_address(field: str, address: str) -> None:

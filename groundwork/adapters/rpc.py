@@ -4,6 +4,7 @@ One event loop a process; the heartbeat thread uses the synchronous stack (docs/
 """
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -71,9 +72,9 @@ def sync_channel(address: str, tls: TlsConfig | None) -> grpc.Channel:
     return grpc.secure_channel(address, _channel_credentials(tls), options=_OPTIONS)
 
 
-def aio_server() -> grpc.aio.Server:
-    """A server on the running event loop."""
-    return grpc.aio.server(options=_OPTIONS)
+def aio_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
+    """A server on the running event loop. Interceptors come before every RPC, in this order."""
+    return grpc.aio.server(options=_OPTIONS, interceptors=list(interceptors))
 
 
 def listen(server: grpc.aio.Server, address: str, tls: TlsConfig | None) -> int:

@@ -34,6 +34,7 @@ class Routes(RoutesServicer):
 
     def get(self, request: routes_pb2.RoutesRequest) -> routes_pb2.RoutesReply:
         """As Get. Raises BadInput; Refused("not_found") for a table that is not."""
+        self._require_state()
         state = self._machine.state
         if len(request.region_ids) > REGIONS_ASKED_MAX:
             raise BadInput("region_ids", f"{len(request.region_ids)} regions; at most {REGIONS_ASKED_MAX} at once")
@@ -66,12 +67,18 @@ class Routes(RoutesServicer):
     async def Watch(self, request: routes_pb2.WatchRequest, context: Any) -> AsyncIterator[routes_pb2.RoutesEvent]:
         """A snapshot unless the changes since from_revision are still known here, then what changes."""
         with self._feeds.routes.reader() as feed, self._metrics.watchers.labels("routes").track_inprogress():
+            self._require_state()
             await self._catch_up(request.from_revision, feed)
             self._begin(request.from_revision, feed)
             while True:
                 for event in self._events(feed):
                     yield event
                 await feed.wait(QUIET_MS)
+
+    def _require_state(self) -> None:
+        """An empty state is not an answer: "no such table" would be wrong (T22)."""
+        if not self._machine.state.cluster_id:
+            raise Unknown("this replica has no state yet: it waits for the other replicas, or for the object store")
 
     async def _catch_up(self, from_revision: int, feed: Feed[Key]) -> None:
         """A watcher must not see this replica's older state: wait a moment for it to catch up."""

@@ -1,0 +1,38 @@
+"""Metrics from the applied state: counted as commands are applied, gauged when somebody looks."""
+
+from metasrv.adapters.metrics import Metrics
+from metasrv.core.events import Outcome
+from metasrv.core.machine import Machine
+from metasrv.core.ports import Consensus
+from metasrv.core.records import NodeStatus
+
+
+def count_outcomes(metrics: Metrics, machine: Machine) -> None:
+    """Subscribe the counters to the machine."""
+
+    def applied(revision: int, outcome: Outcome) -> None:
+        metrics.commands.labels(outcome.kind).inc()
+        if outcome.refused:
+            return
+        if outcome.kind == "Failover":
+            metrics.failovers.inc()
+        elif outcome.kind == "Suspect":
+            metrics.suspects.inc()
+
+    machine.subscribe(applied)
+
+
+def refresh_gauges(metrics: Metrics, machine: Machine, consensus: Consensus) -> None:
+    """Bring the gauges up to date."""
+    state = machine.state
+    counts = dict.fromkeys(NodeStatus, 0)
+    for node in state.nodes.values():
+        counts[node.status] += 1
+    for status, n in counts.items():
+        metrics.nodes.labels(status.name.lower()).set(n)
+    for phase, n in state.phases().items():
+        metrics.regions.labels(phase.name.lower()).set(n)
+    leadership = consensus.leadership()
+    metrics.leader.set(1 if leadership.is_leader else 0)
+    metrics.term.set(leadership.term)
+    metrics.revision.set(state.revision)

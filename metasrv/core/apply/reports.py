@@ -46,7 +46,11 @@ def _tell(tx: Transaction, batch: _Batch) -> None:
             f"{slowest.claim_ms:,} ms to claim, {slowest.replay_ms:,} ms to replay {slowest.replayed_entries:,} entries"
         )
         regions = [s.region_id for s in mine]
-        tx.event("serving", said, (node_id,), regions, token=max(s.epoch for s in mine), count=len(mine))
+        tx.event(
+            "serving", said, (node_id,), regions, token=max(s.epoch for s in mine), count=len(mine),
+            replayed_entries=sum(s.replayed_entries for s in mine),
+            seal_ms=slowest.seal_ms, claim_ms=slowest.claim_ms, replay_ms=slowest.replay_ms,
+        )  # fmt: skip
     for pair in sorted({(source, target) for _, source, target in batch.moved}):
         regions = [r for r, *between in batch.moved if tuple(between) == pair]
         said = f"{len(regions)} regions were handed over from {pair[0]} to {pair[1]} under epoch {tx.epoch()}"

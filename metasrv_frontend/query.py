@@ -1,0 +1,184 @@
+"""Statements of /v1/sql: queries run over what their regions send; the others change or show the catalog."""
+
+import asyncio
+import functools
+import re
+from typing import Any
+
+import pyarrow as pa
+
+from groundwork.adapters.route_client import RouteClient
+from groundwork.core.arrow import arrow_schema
+from groundwork.core.errors import Refused
+from groundwork.core.ports import Clock, Workers
+from groundwork.core.table import TableInfo
+from metasrv_frontend.adapters.engine import Engine, NoSuchTable, QueryFailed
+from metasrv_frontend.adapters.scanner import Budget, Scanner, TooMuchData
+from metasrv_frontend.config import FrontendConfig
+from metasrv_frontend.core.pushdown import Need, regions_of_need
+from metasrv_frontend.core.results import Code, affected, description, listing
+from metasrv_frontend.core.rows import padded, partitions_of_batch, split
+from metasrv_frontend.core.sql_words import Kind, Statement
+from metasrv_frontend.core.statements import (
+    QUERIES,
+    CreateTable,
+    Describe,
+    DropTable,
+    Insert,
+    Show,
+    parse,
+    rows_to_batch,
+)  # fmt: skip
+from metasrv_frontend.ingest import Ingest
+
+TABLES_OF_QUERY_MAX = 64
+Output = pa.Table | dict[str, Any]
+
+
+class Busy(QueryFailed):
+    """As many queries run as may."""
+
+    def __init__(self, queries: int) -> None:
+        super().__init__(Code.RESOURCES_EXHAUSTED, f"{queries} queries are running (in_flight_queries_max); ask again")
+
+
+class Queries:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        config: FrontendConfig,
+        routes: RouteClient,
+        scanner: Scanner,
+        ingest: Ingest,
+        clock: Clock,
+        workers: Workers,
+    ) -> None:
+        self._config = config
+        self._routes = routes
+        self._scanner = scanner
+        self._ingest = ingest
+        self._clock = clock
+        self._workers = workers
+        self._engine = Engine(config.query_bytes_max)
+        self._running = 0
+
+    async def execute(self, statement: Statement, strong: bool, until_ms: float) -> Output:
+        """Run one statement.
+
+        Raises QueryFailed, BadInput, Refused, Unknown, RegionUnreadable, TooMuchData, NotWritten.
+        """
+        if statement.verb in QUERIES:
+            if self._running >= self._config.in_flight_queries_max:
+                raise Busy(self._running)
+            self._running += 1
+            try:
+                return await self._select(statement, strong, until_ms)
+            finally:
+                self._running -= 1
+        parsed = parse(statement)
+        left_ms = max(1.0, until_ms - self._clock.now_ms())
+        match parsed:
+            case CreateTable():
+                await self._create(parsed, left_ms)
+                return affected(0)
+            case DropTable(table, if_exists):
+                await self._drop(table, if_exists, left_ms)
+                return affected(0)
+            case Show(what, like):
+                names = ["public"] if what == "databases" else [t.name for t in self._routes.tables()]
+                return listing("Databases" if what == "databases" else "Tables", [n for n in names if _like(n, like)])
+            case Describe(name):
+                return description(await self._known_table(name, left_ms))
+            case Insert():
+                return affected(await self._insert(parsed, until_ms))
+
+    async def _create(self, create: CreateTable, left_ms: float) -> None:
+        try:
+            await self._routes.create_table(
+                create.table,
+                create.columns,
+                partition_columns=create.partition_columns,
+                partitions=create.partitions,
+                if_not_exists=create.if_not_exists,
+                deadline_ms=left_ms,
+            )
+        except Refused as refused:
+            if refused.kind == "exists":
+                raise QueryFailed(Code.TABLE_ALREADY_EXISTS, str(refused)) from refused
+            raise
+
+    async def _drop(self, name: str, if_exists: bool, left_ms: float) -> None:
+        try:
+            await self._routes.drop_table(name, if_exists=if_exists, deadline_ms=left_ms)
+        except Refused as refused:
+            if refused.kind == "not_found":
+                raise NoSuchTable(name) from refused
+            raise
+
+    async def _insert(self, insert: Insert, until_ms: float) -> int:
+        table = await self._known_table(insert.table, max(1.0, until_ms - self._clock.now_ms()))
+        now_ns = self._clock.wall_ms() * 1_000_000
+        batch = await self._workers.run(functools.partial(rows_to_batch, insert, table.schema, now_ns))
+        pieces = split(table, batch, partitions_of_batch(table, batch))
+        await self._ingest.write_pieces(pieces, dict.fromkeys(pieces, table.name), until_ms)
+        return batch.num_rows
+
+    async def _known_table(self, name: str, left_ms: float) -> TableInfo:
+        table = self._routes.table(name) or await self._routes.refresh(name, deadline_ms=left_ms)
+        if table is None:
+            raise NoSuchTable(name)
+        return table
+
+    async def _select(self, statement: Statement, strong: bool, until_ms: float) -> pa.Table:
+        tables, needs = await self._planned(statement, until_ms)
+        if statement.verb == "EXPLAIN":
+            needs = {}
+        budget = Budget(self._config.query_bytes_max)
+        reads = [self._read(tables[name], need, strong, until_ms, budget) for name, need in needs.items()]
+        data = dict(zip(needs, await asyncio.gather(*reads), strict=True))
+        return await self._workers.run(
+            functools.partial(
+                self._engine.run, statement.text, tables, data, functools.partial(self._check_result, until_ms)
+            )
+        )
+
+    async def _planned(self, statement: Statement, until_ms: float) -> tuple[dict[str, TableInfo], dict[str, Need]]:
+        """The tables that the text may mean, and what the plan needs of them. A table not yet heard of is asked for."""
+        names = {w.name for w in statement.words if w.kind in (Kind.PLAIN, Kind.QUOTED)}
+        tables = {t.name: t for t in map(self._routes.table, names) if t is not None}
+        for _ in range(TABLES_OF_QUERY_MAX):
+            try:
+                return tables, await self._workers.run(functools.partial(self._engine.plan, statement.text, tables))
+            except NoSuchTable as missing:
+                if missing.name in tables or missing.name not in names:
+                    raise
+                left_ms = max(1.0, until_ms - self._clock.now_ms())
+                tables[missing.name] = await self._known_table(missing.name, left_ms)
+        raise QueryFailed(Code.PLAN_QUERY, f"the query names more than {TABLES_OF_QUERY_MAX} unknown tables")
+
+    async def _read(
+        self, table: TableInfo, need: Need, strong: bool, until_ms: float, budget: Budget
+    ) -> list[list[pa.RecordBatch]]:
+        if need.from_ns >= need.to_ns:
+            return []
+        regions = regions_of_need(table, need)
+        schema = arrow_schema(table.schema)
+        found = await self._scanner.read(table, regions, need, strong, until_ms, budget)
+        return [[padded(batch, schema) for batch in batches] for batches in found]
+
+    def _check_result(self, until_ms: float, size: int) -> None:
+        if size > self._config.query_bytes_max:
+            raise TooMuchData(
+                f"the answer is bigger than {self._config.query_bytes_max} bytes (query_bytes_max): add a LIMIT"
+            )
+        if self._clock.now_ms() > until_ms:
+            raise QueryFailed(Code.ENGINE_EXECUTE_QUERY, "the deadline of the request is over")
+
+
+def _like(name: str, pattern: str | None) -> bool:
+    """SQL's LIKE: % is any text, _ any character."""
+    if pattern is None:
+        return True
+    regex = "".join(".*" if c == "%" else "." if c == "_" else re.escape(c) for c in pattern)
+    return re.fullmatch(regex, name, re.DOTALL) is not None

@@ -1,0 +1,82 @@
+"""The frontend: stateless, any number of them. Wires routes, datanodes, the write path and SQL to HTTP."""
+
+import structlog
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from groundwork.adapters.clock import SystemClock
+from groundwork.adapters.http import HttpServer
+from groundwork.adapters.route_client import RouteClient
+from groundwork.adapters.workers import ThreadWorkers
+from groundwork.core.errors import Unknown
+from metasrv_frontend.adapters.datanodes import Datanodes
+from metasrv_frontend.adapters.route_waits import RouteWaits
+from metasrv_frontend.adapters.scanner import Scanner
+from metasrv_frontend.adapters.sql_api import SqlApi
+from metasrv_frontend.adapters.write_api import WriteApi
+from metasrv_frontend.adapters.writer import Writer
+from metasrv_frontend.config import FrontendConfig
+from metasrv_frontend.ingest import Ingest
+from metasrv_frontend.metrics import Metrics
+from metasrv_frontend.query import Queries
+
+log = structlog.get_logger()
+WORKER_THREADS = 4
+
+
+class Frontend:
+    """One frontend process's parts. start() returns once it listens; it is ready when it has routes."""
+
+    def __init__(self, config: FrontendConfig) -> None:
+        self._config = config
+        clock = SystemClock()
+        self.metrics = Metrics()
+        self.routes = RouteClient(config.metasrv, config.cluster_id, config.tls, clock, config.node_id)
+        self._workers = ThreadWorkers("frontend", WORKER_THREADS)
+        self._waits = RouteWaits(self.routes, clock)
+        self._nodes = Datanodes(config.cluster_id, config.tls)
+        writer = Writer(self.routes, self._waits, self._nodes, clock, self.metrics)
+        scanner = Scanner(self.routes, self._waits, self._nodes, clock, self.metrics)
+        ingest = Ingest(config, self.routes, writer, clock, self._workers)
+        queries = Queries(config, self.routes, scanner, ingest, clock, self._workers)
+        self.app = Starlette(
+            routes=[
+                Route("/health", self._health),
+                Route("/ready", self._ready),
+                Route("/metrics", self._metrics),
+                *WriteApi(config, ingest, clock, self.metrics).routes(),
+                *SqlApi(config, queries, clock, self._workers, self.metrics).routes(),
+            ]
+        )
+        self._http = HttpServer(self.app, config.http_listen)
+
+    async def start(self) -> None:
+        """Watch routes and listen. Raises BadInput when the port cannot be had."""
+        await self._http.start()
+        await self.routes.start()
+        log.info("frontend_started", http=self._config.http_listen, metasrv=self._config.metasrv)
+
+    async def stop(self) -> None:
+        """Stop listening, then let go of everything."""
+        await self._http.stop()
+        await self._waits.stop()
+        await self._nodes.stop()
+        await self.routes.stop()
+        self._workers.close()
+        log.info("frontend_stopped")
+
+    async def _health(self, _: Request) -> Response:
+        return JSONResponse({"status": "pass", "name": "metasrv-frontend", "message": "running"})
+
+    async def _ready(self, _: Request) -> Response:
+        try:
+            await self.routes.ready(deadline_ms=1)
+        except Unknown as error:
+            return JSONResponse({"ready": False, "reason": str(error)}, status_code=503)
+        return JSONResponse({"ready": True, "revision": self.routes.revision})
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(generate_latest(self.metrics.registry), media_type="text/plain; version=0.0.4")

@@ -1,7 +1,9 @@
 """One interceptor before every RPC: foreign clusters are refused, senders are who they say, errors become statuses."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -16,7 +18,7 @@ FORWARDED = "x-forwarded"
 _ANSWERS_FOREIGN = "/metasrv.v1.Heartbeat/"
 _REPLICAS_ONLY = ("/metasrv.v1.Replicas/", "/raft.v1.Raft/")
 _NODES_ONLY = ("/metasrv.v1.Heartbeat/", "/metasrv.v1.Nodes/")
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def claimed(request: Any) -> tuple[str | None, str]:

@@ -1,0 +1,196 @@
+"""Replicas of metasrv in this process, over real gRPC and HTTP on free ports, and a hand-driven datanode."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from groundwork.adapters.clock import SystemClock
+from groundwork.adapters.config import ObjectStoreConfig
+from groundwork.adapters.objects.directory import DirectoryStore
+from groundwork.adapters.route_client import RouteClient
+from groundwork.adapters.rpc import aio_channel
+from groundwork.adapters.workers import ThreadWorkers
+from groundwork.core.table import Column, Role
+from metasrv.config import MetasrvConfig, Timing
+from metasrv.core.ports import Consensus, StateMachine
+from metasrv.service import Service
+from metasrv.sim.solo import SoloConsensus
+from protos.metasrv.v1 import heartbeat_pb2, nodes_pb2, types_pb2
+from protos.metasrv.v1.heartbeat_pb2_grpc import HeartbeatStub
+from protos.metasrv.v1.nodes_pb2_grpc import NodesStub
+from tests.ports import free_ports
+
+CLUSTER = "0123456789abcdef0123456789abcdef"
+CPU = [
+    Column("host", "string", Role.TAG),
+    Column("greptime_timestamp", "timestamp_ns", Role.TIME),
+    Column("usage", "float64", Role.FIELD),
+]
+T = TypeVar("T")
+
+
+def configs(tmp_path: Path, n: int, lease_ms: int = 3_000) -> list[MetasrvConfig]:
+    """The configuration of n replicas."""
+    grpc_ports, http_ports = free_ports(n), free_ports(n)
+    peers = {f"metasrv-{i + 1}": f"127.0.0.1:{grpc_ports[i]}" for i in range(n)}
+    return [
+        MetasrvConfig(
+            cluster_id=CLUSTER,
+            node_id=node_id,
+            locality=f"site-{i + 1}/zone-a",
+            data_dir=str(tmp_path / node_id),
+            listen=address,
+            http_listen=f"127.0.0.1:{http_ports[i]}",
+            peers=peers,
+            object_store=ObjectStoreConfig(directory=str(tmp_path / "objects")),
+            timing=Timing(lease_ms=lease_ms, beat_ms=min(500, lease_ms // 6), tick_ms=20),
+        )
+        for i, (node_id, address) in enumerate(peers.items())
+    ]
+
+
+@contextlib.asynccontextmanager
+async def replica(
+    config: MetasrvConfig, consensus: Callable[[StateMachine, grpc.aio.Server], Consensus] | None = None
+) -> AsyncIterator[Service]:
+    """One replica; a single one in memory unless told otherwise."""
+    workers = ThreadWorkers("store", 1)
+    store = DirectoryStore(Path(config.object_store.directory), workers)
+    service = Service(
+        config, SystemClock(), store, consensus or (lambda machine, server: SoloConsensus(machine, config.node_id))
+    )
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+        workers.close()
+
+
+@contextlib.asynccontextmanager
+async def solo(tmp_path: Path, lease_ms: int = 3_000) -> AsyncIterator[tuple[Service, RouteClient]]:
+    """A bootstrapped single replica and a client of it."""
+    config = configs(tmp_path, 1, lease_ms)[0]
+    async with replica(config) as service, client([config.listen]) as routes:
+        await routes.ready()
+        yield service, routes
+
+
+@contextlib.asynccontextmanager
+async def client(addresses: list[str]) -> AsyncIterator[RouteClient]:
+    """A started route client."""
+    routes = RouteClient(addresses, CLUSTER)
+    await routes.start()
+    try:
+        yield routes
+    finally:
+        await routes.stop()
+
+
+class Datanode:
+    """Speaks an agent's part of the protocol, one step at a time, as a test says."""
+
+    def __init__(self, address: str, node_id: str, folder_id: str = "folder", site: str = "site-1") -> None:
+        self.channel = aio_channel(address, None)
+        self.nodes = NodesStub(self.channel)
+        self.sender = types_pb2.Sender(cluster_id=CLUSTER, node_id=node_id)
+        self._folder_id = folder_id
+        self._locality = f"{site}/zone-a"
+        self._beats: Any = None
+        self._count = 0
+
+    async def register(self, takeover: bool = False) -> nodes_pb2.RegisterReply:
+        """Register, and take the new incarnation."""
+        reply = await self.nodes.Register(
+            nodes_pb2.RegisterRequest(
+                sender=self.sender,
+                address="127.0.0.1:9",
+                locality=self._locality,
+                lanes=2,
+                capacity_regions=100,
+                folder_id=self._folder_id,
+                takeover=takeover,
+            ),
+            timeout=5,
+        )
+        self.sender.incarnation = reply.incarnation
+        return reply
+
+    async def beat(self, applied_revision: int = 0) -> heartbeat_pb2.BeatReply:
+        """One heartbeat and its answer."""
+        if self._beats is None:
+            self._beats = HeartbeatStub(self.channel).Beat()
+        self._count += 1
+        await self._beats.write(
+            heartbeat_pb2.BeatRequest(
+                sender=self.sender,
+                beat=self._count,
+                applied_revision=applied_revision,
+                lanes=[heartbeat_pb2.LaneHealth(index=i, open=True) for i in range(2)],
+            )
+        )
+        reply: heartbeat_pb2.BeatReply = await asyncio.wait_for(self._beats.read(), 5)
+        return reply
+
+    def orders(self) -> Any:
+        """A stream of orders."""
+        return self.nodes.Orders(nodes_pb2.OrdersRequest(sender=self.sender))
+
+    async def serve(self, *region_ids: int, epoch: int) -> nodes_pb2.ReportReply:
+        """Report that it serves these regions."""
+        reports = [
+            nodes_pb2.RegionReport(region_id=r, epoch=epoch, serving=nodes_pb2.RegionReport.Serving(claim_ms=3))
+            for r in region_ids
+        ]
+        return await self.nodes.Report(nodes_pb2.ReportRequest(sender=self.sender, regions=reports), timeout=5)
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._beats is not None:
+            self._beats.cancel()
+        await self.channel.close()
+
+
+@contextlib.asynccontextmanager
+async def datanode(address: str, node_id: str, **more: Any) -> AsyncIterator[Datanode]:
+    """A registered datanode that has beaten once, so that it counts as well."""
+    node = Datanode(address, node_id, **more)
+    try:
+        await node.register()
+        await node.beat()
+        yield node
+    finally:
+        await node.close()
+
+
+async def eventually(look: Callable[[], Awaitable[T | None]], seconds: float = 10) -> T:
+    """What `look` returns once it is neither None nor False."""
+    until = SystemClock().now_ms() + seconds * 1000
+    while SystemClock().now_ms() < until:
+        found = await look()
+        if found:
+            return found
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s")
+
+
+@contextlib.asynccontextmanager
+async def beating(*nodes: Datanode, every_ms: float = 30) -> AsyncIterator[None]:
+    """These nodes beat meanwhile."""
+
+    async def run(node: Datanode) -> None:
+        while True:
+            await node.beat()
+            await asyncio.sleep(every_ms / 1000)
+
+    tasks = [asyncio.create_task(run(node)) for node in nodes]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,164 @@
+"""`metactl dev` and the operator's commands against a cluster of real processes."""
+
+import json
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from metactl.asking import Metasrv
+from metactl.context import Context
+from metactl.dev import read_state
+from metactl.waiting import until
+from protos.metasrv.v1 import types_pb2
+from tests.integration.cluster.metactl_runner import metactl
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Context]]:
+    """A detached cluster, ended (and looked at for leftovers) afterwards."""
+    folder = tmp_path_factory.mktemp("dev")
+    done = metactl(folder, "dev", "up", "--detach", "--dir", "here", "--lease-ms", "1500")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "curl" in done.stdout
+    assert "METASRV_ADDR=" in done.stdout
+    pids = [int(path.read_text()) for path in (folder / "here").glob("*.pid")]
+    assert len(pids) == 9
+    yield folder, json_context(folder)
+    assert metactl(folder, "dev", "down", "--dir", "here", "--wipe").returncode == 0
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert not (folder / "here").exists()
+
+
+def json_context(folder: Path) -> Context:
+    """What `dev up` wrote down for the other commands."""
+    return Context(**json.loads((folder / "context.json").read_text()))
+
+
+def http(address: str, path: str, body: str) -> bytes:
+    """POST to a frontend; the answer's body."""
+    with urllib.request.urlopen(f"http://{address}{path}", body.encode(), timeout=20) as answer:
+        content: bytes = answer.read()
+        return content
+
+
+def frontend_of(folder: Path) -> str:
+    """The HTTP address of fe-1."""
+    state = read_state(folder / "here")
+    assert state is not None
+    return f"127.0.0.1:{state.ports[-2]}"
+
+
+def ask_json(folder: Path, *arguments: str) -> Any:
+    """A command's answer for programs."""
+    done = metactl(folder, "-o", "json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
+    """Write, read, look at everything, move a region (plan first), drain and undo, pause and resume, explain."""
+    folder, context = cluster
+    lines = "\n".join(f"weather,city=c{n} temperature={n}.5 {1_000_000_000 + n}" for n in range(50))
+    http(frontend_of(folder), "/v1/influxdb/write?db=public", lines)
+    answer = json.loads(http(frontend_of(folder), "/v1/sql", urllib.parse.urlencode({"sql": "SELECT * FROM weather"})))
+    assert len(answer["output"][0]["records"]["rows"]) == 50
+
+    status = ask_json(folder, "status")
+    assert status["cluster_id"] == context.cluster_id
+    assert len(status["replicas"]) == 3
+    assert sorted(n["node_id"] for n in status["nodes"]) == ["dn-1", "dn-2", "dn-3", "dn-4"]
+    assert status["lease_ms"] == 1500
+    for looking in (["status"], ["nodes"], ["tables"], ["routes", "weather"], ["procedures", "--all"], ["events"]):
+        shown = metactl(folder, *looking)
+        assert (shown.returncode, bool(shown.stdout)) == (0, True), shown.stderr
+
+    route = ask_json(folder, "routes", "weather")["routes"][0]
+    region = f"{int(route['region_id']) >> 32}.{int(route['region_id']) & 0xFFFFFFFF}"
+    target = "dn-3" if route["node_id"] != "dn-3" else "dn-4"
+    plan = ask_json(folder, "migrate", region, "--to", target, "--dry-run")
+    assert (plan["committed"], plan["steps"][0]["to_node"]) == (False, target)
+    assert ask_json(folder, "routes", "weather")["routes"][0]["node_id"] == route["node_id"]
+    assert ask_json(folder, "migrate", region, "--to", target, "--yes")["committed"]
+    client = Metasrv(context.metasrv, context.cluster_id)
+
+    def served_by(node: str) -> bool:
+        now = client.routes("weather").routes[0]
+        return now.node_id == node and now.phase == types_pb2.SERVING
+
+    try:
+        until(f"the region is at {target}", lambda: served_by(target), deadline_s=30)
+        http(frontend_of(folder), "/v1/influxdb/write?db=public", "weather,city=after temperature=1 1")
+        assert target in metactl(folder, "explain", region).stdout
+        assert ask_json(folder, "drain", target, "--yes")["committed"]
+        until("it is drained", lambda: not served_by(target) and served_by(client.routes("weather").routes[0].node_id),
+              deadline_s=30)  # fmt: skip
+        assert ask_json(folder, "drain", target, "--undo", "--yes")["committed"]
+        assert ask_json(folder, "pause", "node/dn-1", "--for", "10m", "--reason", "test", "--yes")["committed"]
+        assert ask_json(folder, "status")["pauses"][0]["scope"] == "node/dn-1"
+        assert ask_json(folder, "resume", "node/dn-1", "--yes")["committed"]
+        leader = client.status().leader_id
+        other = next(r.node_id for r in client.status().replicas if not r.leader)
+        assert metactl(folder, "leader", "transfer", other, "--yes").returncode == 0
+        until("leadership moved", lambda: client.status().leader_id not in ("", leader), deadline_s=30)
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["routes", "absent"], "absent"),
+        (["routes"], "table"),
+        (["migrate", "999.0", "--yes"], "999"),
+        (["migrate", "x", "--yes"], "TABLE_ID.PARTITION"),
+        (["drain", "dn-9", "--yes"], "dn-9"),
+        (["drain", "NOT A NODE", "--yes"], "NOT A NODE"),
+        (["pause", "planet/earth", "--for", "1h", "--yes"], "planet/earth"),
+        (["pause", "cluster", "--for", "1", "--yes"], "--for"),
+        (["resume", "node/dn-1", "--yes"], "not paused"),
+        (["cancel", "123456", "--yes"], "123456"),
+        (["leader", "transfer", "metasrv-9", "--yes"], "metasrv-9"),
+        (["explain", "dn-9"], "dn-9"),
+        (["--cluster-id", "f" * 32, "status"], "cluster"),
+        (["dev", "up", "--dir", "here"], "already"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(
+    cluster: tuple[Path, Context], arguments: list[str], said: str
+) -> None:
+    """Exit 2, one line that names what is wrong, and the same revision as before."""
+    folder, _ = cluster
+    before = ask_json(folder, "status")["regions_by_phase"]
+    done = metactl(folder, *arguments)
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert ask_json(folder, "status")["regions_by_phase"] == before
+
+
+def test_an_unreachable_cluster_is_exit_3(tmp_path: Path) -> None:
+    """Nobody at that address: one line, exit 3."""
+    done = metactl(tmp_path, "--metasrv", "127.0.0.1:1", "--deadline", "0.5", "status")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "127.0.0.1:1" in done.stderr
+
+
+def test_no_cluster_named_is_exit_2(tmp_path: Path) -> None:
+    """Without a context file metactl says how to name a cluster."""
+    done = metactl(tmp_path, "status")
+    assert (done.returncode, "METASRV_ADDR" in done.stderr) == (2, True)
+
+
+def test_down_without_up_is_no_error(tmp_path: Path) -> None:
+    """Ending what does not run is fine; asking for its status is not."""
+    assert metactl(tmp_path, "dev", "down").returncode == 0
+    assert metactl(tmp_path, "dev", "status").returncode == 2

@@ -335,7 +335,7 @@ AnyCommand = (
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(AnyCommand)
+_DECODER: msgspec.msgpack.Decoder[AnyCommand] = msgspec.msgpack.Decoder(AnyCommand)
 
 
 def encode(command: AnyCommand) -> bytes:
@@ -346,7 +346,9 @@ def encode(command: AnyCommand) -> bytes:
 def decode(raw: bytes) -> AnyCommand:
     """The inverse of encode. Raises BadInput, whatever the bytes are."""
     if not raw or raw[0] != FORMAT_VERSION:
-        raise BadInput("command", f"format version {raw[0] if raw else 'none'}; this program knows {FORMAT_VERSION}: upgrade it")
+        raise BadInput(
+            "command", f"format version {raw[0] if raw else 'none'}; this program knows {FORMAT_VERSION}: upgrade it"
+        )
     try:
         return _DECODER.decode(memoryview(raw)[1:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, ValueError) as error:

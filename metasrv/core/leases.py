@@ -70,20 +70,22 @@ class NodeView(Struct, frozen=True):
     open_lanes: tuple[int, ...]
     why_unwell: str = ""
     unflushed_bytes: int = 0
+    hung_lanes: tuple[int, ...] = ()  # open, and their appends hang while others of the node work
 
 
 Inventory = dict[str, NodeView]
 
 
 class _Memory(Struct):
-    """What this replica remembers of one node."""
+    """What this replica remembers of one node, in its latest incarnation."""
 
     incarnation: int
-    heard_at_ms: float
+    heard_at_ms: float  # by any replica that reported; meaningless while not known
+    known: bool  # false: registered, and never heard
     first_ms: float
-    well_since_ms: float | None
-    beat: Beat | None
-    known: bool
+    well_since_ms: float | None = None
+    beat: Beat | None = None
+    beat_at_ms: float = 0.0
 
 
 class LeaseBook:
@@ -91,55 +93,178 @@ class LeaseBook:
 
     def __init__(self, replica_id: str) -> None:
         """`replica_id` is this replica's node id."""
-        raise NotImplementedError
+        self._id = replica_id
+        self._nodes: dict[str, _Memory] = {}
+        self._leader: str | None = None
+        self._previous_leader: str | None = None
+        self._elected_ms: float | None = None
+        self._reported: set[str] = set()
+        self._own: dict[str, float] = {}  # node id -> last beat that came here, directly or relayed
+        self._theirs: dict[str, set[str]] = {}  # replica -> nodes that it heard within a lease, as it last said
+        self._ticked_ms: float | None = None
+        self._lease_ms = Config().lease_ms
 
     # --- every replica
 
     def heard(self, beat: Beat, now_ms: float, age_ms: float = 0.0) -> None:
         """A beat arrived, here or (age_ms ago) at a replica that relays it. Older incarnations are ignored."""
-        raise NotImplementedError
+        memory = self._note(beat.node_id, beat.incarnation, now_ms, now_ms - age_ms)
+        if memory:
+            self._own[beat.node_id] = max(self._own.get(beat.node_id, 0.0), now_ms - age_ms)
+        if memory and now_ms - age_ms >= memory.beat_at_ms:
+            memory.beat, memory.beat_at_ms = beat, now_ms - age_ms
+
+    def _note(self, node_id: str, incarnation: int, now_ms: float, at_ms: float) -> _Memory | None:
+        memory = self._nodes.get(node_id)
+        if memory is None or memory.incarnation < incarnation:
+            memory = self._nodes[node_id] = _Memory(incarnation, at_ms, True, now_ms)
+        elif memory.incarnation > incarnation:
+            return None
+        memory.heard_at_ms = max(memory.heard_at_ms, at_ms) if memory.known else at_ms
+        memory.known = True
+        return memory
 
     def memory(self, now_ms: float) -> list[Heard]:
         """What this replica heard: the answer to Replicas.Heard."""
-        raise NotImplementedError
+        return [
+            Heard(node_id, m.incarnation, max(0.0, now_ms - m.heard_at_ms))
+            for node_id, m in sorted(self._nodes.items())
+            if m.known
+        ]
 
     def led_by(self, leader_id: str | None) -> None:
         """Raft says who leads (call at each change, own leadership included, before elected())."""
-        raise NotImplementedError
+        if leader_id is not None and leader_id != self._leader:
+            self._previous_leader, self._leader = self._leader, leader_id
+        if leader_id != self._id:
+            self._elected_ms = None
 
     # --- the leader
 
     def elected(self, now_ms: float) -> None:
-        """This replica begins to lead. It judges nobody before judging_from_ms."""
-        raise NotImplementedError
+        """This replica begins to lead. What it heard as a follower counts; who reported before does not."""
+        self.led_by(self._id)
+        self._elected_ms = now_ms
+        self._ticked_ms = None
+        self._reported = {self._id}
+        self._theirs = {}
+        for memory in self._nodes.values():
+            memory.well_since_ms = None
 
     def reported(self, replica_id: str, nodes: Iterable[Heard], now_ms: float) -> None:
         """Another replica's answer to Replicas.Heard."""
-        raise NotImplementedError
+        self._reported.add(replica_id)
+        theirs = list(nodes)
+        self._theirs[replica_id] = {n.node_id for n in theirs if n.age_ms < self._lease_ms}
+        for node in theirs:
+            self._note(node.node_id, node.incarnation, now_ms, now_ms - node.age_ms)
 
     def tick(self, now_ms: float, config: Config) -> float:
         """Note that the leader is awake. After a gap over half a lease every node is credited with it (T3): the credit."""
-        raise NotImplementedError
+        before, self._ticked_ms = self._ticked_ms, now_ms
+        self._lease_ms = config.lease_ms
+        if before is None or now_ms - before <= config.lease_ms / 2:
+            return 0.0
+        credit = now_ms - before
+        for memory in self._nodes.values():
+            memory.heard_at_ms = min(now_ms, memory.heard_at_ms + credit)
+            memory.first_ms = min(now_ms, memory.first_ms + credit)
+        if self._elected_ms is not None:
+            self._elected_ms = min(now_ms, self._elected_ms + credit)
+        return credit
 
     def silence_ms(self, node_id: str, incarnation: int, now_ms: float) -> float:
-        """For how long no reporting replica has heard this incarnation, as far as the leader may hold it against the node."""
-        raise NotImplementedError
+        """For how long no reporting replica has heard this incarnation, as far as the leader may hold it against the node.
+
+        Counted from the last time any reporting replica heard it. Where none heard it, from the election (or its
+        registration). Where the leader before this one does not report, from the election at the earliest: what it
+        granted last is not known here, but it answered a beat sent before that.
+        """
+        memory = self._nodes.get(node_id)
+        if memory is None or memory.incarnation != incarnation:
+            first = self._elected_ms if memory is None and self._elected_ms is not None else now_ms
+            memory = self._nodes[node_id] = _Memory(incarnation, first, False, max(first, now_ms) if memory else first)
+        since = memory.heard_at_ms if memory.known else memory.first_ms
+        if self._elected_ms is not None and (not memory.known or self._previous_leader not in self._reported):
+            since = max(since, self._elected_ms)
+        return max(0.0, now_ms - since)
+
+    def hears_more(self, now_ms: float) -> tuple[str, int, int]:
+        """The replica that hears more datanodes than this one, how many, and how many this one hears; "" for none."""
+        mine = sum(now_ms - at < self._lease_ms for at in self._own.values())
+        counts = sorted(((len(nodes), replica) for replica, nodes in self._theirs.items()), key=lambda c: (-c[0], c[1]))
+        if counts and counts[0][0] > mine:
+            return counts[0][1], counts[0][0], mine
+        return "", 0, mine
+
+    def was_heard(self, node_id: str, incarnation: int, now_ms: float) -> bool:
+        """Some replica heard this incarnation within a lease. An election alone is not hearing."""
+        memory = self._nodes.get(node_id)
+        if memory is None or memory.incarnation != incarnation or not memory.known:
+            return False
+        return now_ms - memory.heard_at_ms < self._lease_ms
 
     def may_judge(self, now_ms: float, config: Config, replicas: Iterable[str]) -> bool:
-        """Whether enough is known after the election: all replicas reported, or two beats have passed."""
-        raise NotImplementedError
+        """Whether enough is known after the election: all replicas reported, or two beats (a lease at most) have passed."""
+        if self._elected_ms is None:
+            return False
+        return self._reported >= set(replicas) or now_ms - self._elected_ms >= min(2 * config.beat_ms, config.lease_ms)
 
     def decide(self, state: State, beat: Beat) -> Grant | Refusal:
         """Grant or refuse a beat that the leader received before its confirm() round began."""
-        raise NotImplementedError
+        node = state.nodes.get(beat.node_id)
+        if node is None:
+            return Refusal.UNKNOWN_NODE
+        if node.incarnation != beat.incarnation or node.status > NodeStatus.SUSPECT:
+            return Refusal.SUPERSEDED
+        if node.status is NodeStatus.SUSPECT:
+            return Refusal.SUSPECTED
+        lanes = tuple(lane.index for lane in state.open_lanes(node.node_id))
+        return Grant(state.config.lease_ms, node.orders_revision, lanes)
 
     def may_register(self, state: State, node_id: str, now_ms: float) -> bool:
-        """Whether the current incarnation counts as heard: for Register.heard."""
-        raise NotImplementedError
+        """Whether the registered incarnation was heard within a lease: for Register.heard."""
+        self._lease_ms = state.config.lease_ms
+        node = state.nodes.get(node_id)
+        return node is not None and self.was_heard(node_id, node.incarnation, now_ms)
 
     def inventory(self, state: State, now_ms: float) -> Inventory:
-        """Every registered node, as seen now."""
-        raise NotImplementedError
+        """Every registered node, as seen now. Also keeps the time since when each has been well."""
+        return {node_id: self._view(state, node_id, now_ms) for node_id in sorted(state.nodes)}
+
+    def _view(self, state: State, node_id: str, now_ms: float) -> NodeView:
+        node, config = state.nodes[node_id], state.config
+        silent = self.silence_ms(node_id, node.incarnation, now_ms)
+        memory = self._nodes[node_id]
+        beat = memory.beat if memory.beat and memory.beat.incarnation == node.incarnation else None
+        why = _unwell(beat, config)
+        up = node.status is NodeStatus.UP and silent < config.lease_ms
+        if not up or why:
+            memory.well_since_ms = None
+        elif memory.well_since_ms is None:
+            memory.well_since_ms = now_ms
+        since = memory.well_since_ms
+        settled = since is not None and now_ms - since >= config.settle_ms
+        lanes = [lane.index for lane in state.open_lanes(node_id)]
+        if beat and beat.lanes:
+            good = {h.index for h in beat.lanes if h.open and h.append_age_ms < config.unwell_ms}
+            lanes = [i for i in lanes if i in good]
+        unflushed = beat.unflushed_bytes if beat else 0
+        hung = _hung(beat, config) if beat and not why else ()
+        return NodeView(node_id, silent, memory.known, not why, settled, tuple(lanes), why, unflushed, hung)
 
 
-__all__ = ["NodeStatus"]
+def _unwell(beat: Beat | None, config: Config) -> str:
+    """Why the node's own proof of work condemns it, or "" (T5, T6, T7). A lane without an OPEN yet proves nothing."""
+    if beat is None:
+        return ""
+    if beat.store_probe_age_ms >= config.unwell_ms:
+        return f"its last good object-store probe is {beat.store_probe_age_ms:,} ms old"
+    opened = [h for h in beat.lanes if h.open]
+    if opened and min(h.append_age_ms for h in opened) >= config.unwell_ms:
+        return f"no append on any lane became durable for {min(h.append_age_ms for h in opened):,} ms"
+    return ""
+
+
+def _hung(beat: Beat, config: Config) -> tuple[int, ...]:
+    return tuple(h.index for h in beat.lanes if h.open and h.append_age_ms >= config.unwell_ms)

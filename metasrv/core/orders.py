@@ -65,14 +65,18 @@ def order_for(state: State, node_id: str, region_id: int) -> Order:
     node = state.nodes.get(node_id)
     if region is not None and node is not None:
         migration = state.migrations.get(region_id)
-        if (region.lane.node_id, region.lane.incarnation) == (node_id, node.incarnation) and not state.is_over(region.lane):
+        if (region.lane.node_id, region.lane.incarnation) == (node_id, node.incarnation) and not state.is_over(
+            region.lane
+        ):
             return _owner_order(state, region_id, region, migration)
         if migration and migration.target.node_id == node_id and not state.is_over(migration.target):
             return Order(
                 region_id, table_of(region_id), OrderKind.PREPARE, region.epoch, migration.attempt,
                 migration.target.index, from_lane=region.lane, revision=state.revision,
             )  # fmt: skip
-    return Order(region_id, table_of(region_id), OrderKind.CLOSE, region.epoch if region else 0, revision=state.revision)
+    return Order(
+        region_id, table_of(region_id), OrderKind.CLOSE, region.epoch if region else 0, revision=state.revision
+    )
 
 
 def _owner_order(state: State, region_id: int, region: Region, migration: Migration | None) -> Order:

@@ -44,7 +44,9 @@ _LISTS: dict[str, Any] = {
     "answers": tuple[str, Answer],
     "audit": Event,
 }
-_DECODERS = {name: msgspec.msgpack.Decoder(list[kind]) for name, kind in _LISTS.items()}
+_DECODERS: dict[str, msgspec.msgpack.Decoder[list[Any]]] = {
+    name: msgspec.msgpack.Decoder(list.__class_getitem__(kind)) for name, kind in _LISTS.items()
+}
 _SCALARS = msgspec.msgpack.Decoder(_Scalars)
 _ENVELOPE = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
 _ENCODER = msgspec.msgpack.Encoder()

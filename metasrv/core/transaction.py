@@ -82,7 +82,9 @@ class Transaction:
 
     def end_incarnation(self, node: Node, status: NodeStatus, why: str) -> None:
         """The incarnation is over, and all its lanes with it."""
-        self.end_lanes(lane for lane in self.state.lanes_of.get(node.node_id, ()) if lane.incarnation == node.incarnation)
+        self.end_lanes(
+            lane for lane in self.state.lanes_of.get(node.node_id, ()) if lane.incarnation == node.incarnation
+        )
         self.set_node(replace(node, status=status, why=why))
 
     def cover_lane(self, lane: Lane, position: int) -> None:
@@ -124,7 +126,7 @@ class Transaction:
     def assign(self, region_id: int, target: Lane, ends: tuple[StayEnd, ...] = ()) -> None:
         """A new owner under the command's epoch: it enters the trim index here, not at its first report.
 
-        Hand-over positions that were committed earlier go along until their stay is covered: nobody may have claimed yet.
+        Hand-over positions committed earlier go along until their stay is covered: nobody may have claimed yet.
         """
         state, epoch = self.state, self.epoch()
         require(not state.is_over(target), f"region {region_id} would go to {target}, which is over")

@@ -16,7 +16,9 @@ def bootstrap(tx: Transaction, cmd: Bootstrap) -> int:
     if state.cluster_id and state.cluster_id != cmd.cluster_id:
         raise Refused(f"this is cluster {state.cluster_id}, not {cmd.cluster_id}")
     if cmd.generation <= state.generation:
-        raise Refused(f"generation {state.generation} has begun already; a new one must be higher than {cmd.generation}")
+        raise Refused(
+            f"generation {state.generation} has begun already; a new one must be higher than {cmd.generation}"
+        )
     if not cmd.cluster_id:
         raise Refused("the cluster id is empty")
     again = bool(state.cluster_id)
@@ -30,7 +32,8 @@ def bootstrap(tx: Transaction, cmd: Bootstrap) -> int:
     for node in list(state.nodes.values()):
         tx.end_incarnation(node, NodeStatus.LOST, f"generation {cmd.generation} began from a backup")
     tx.event(
-        "bootstrap", f"generation {cmd.generation} began from a backup: all {len(state.nodes)} datanodes must register again"
+        "bootstrap",
+        f"generation {cmd.generation} began from a backup: all {len(state.nodes)} datanodes must register again",
     )
     return cmd.generation
 

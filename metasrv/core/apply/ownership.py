@@ -39,7 +39,9 @@ def failover(tx: Transaction, cmd: Failover) -> int:
                 moved += 1
     if not moved and not ending:
         raise Refused("there is nothing left to fail over")
-    nodes = [e.node_id for e in cmd.ended] + [m.source.node_id for m in cmd.moves] + [m.target.node_id for m in cmd.moves]
+    nodes = (
+        [e.node_id for e in cmd.ended] + [m.source.node_id for m in cmd.moves] + [m.target.node_id for m in cmd.moves]
+    )
     tx.event("failover", cmd.sentence or f"{moved} regions were failed over", nodes, token=tx.epoch(), moved=moved)
     return tx.epoch()
 

@@ -68,7 +68,9 @@ def widen(tx: Transaction, cmd: WidenTable) -> int:
     if not fresh:
         return table.table_id
     if table.partitions > 1 and not table.partition_columns and any(c.role is Role.TAG for c in fresh):
-        raise Refused(f"{cmd.name} was created without tags in {table.partitions} partitions: a tag would move its rows")
+        raise Refused(
+            f"{cmd.name} was created without tags in {table.partitions} partitions: a tag would move its rows"
+        )
     columns = (*table.schema.columns, *fresh)
     check_columns(columns)
     tx.set_table(replace(table, schema=Schema(version, columns)))

@@ -1,0 +1,106 @@
+"""Which lane of which datanode takes what: the room that is left, and the order in which it is given away.
+
+Spread is by load against stated capacity, so that what a site loses ends up on all others alike; a node that settled
+comes before one that has just returned (T16); a datanode that has not been heard for a while takes nothing (T18).
+"""
+
+from collections.abc import Collection, Iterable
+
+from groundwork.core.ids import Lane, Locality
+from metasrv.core.leases import Inventory
+from metasrv.core.records import NodeStatus, Pause
+from metasrv.core.state import State
+
+UNLIMITED = 10_000_000
+
+
+def dubious_ms(state: State) -> float:
+    """A datanode that is silent for so long is given nothing: it may be the next to be lost."""
+    return max(2.5 * state.config.beat_ms, state.config.lease_ms / 2)
+
+
+def pause_of(state: State, wall_ms: int, node_id: str = "", table: str = "") -> Pause | None:
+    """The pause that covers a node or a table now. An expired one does not count, whether or not it is tidied up."""
+    node = state.nodes.get(node_id)
+    scopes = ["cluster"]
+    if node:
+        scopes += [f"site/{Locality.parse(node.locality).site}", f"node/{node_id}"]
+    if table:
+        scopes.append(f"table/{table}")
+    for scope in scopes:
+        pause = state.pauses.get(scope)
+        if pause and (not wall_ms or pause.expires_wall_ms > wall_ms):
+            return pause
+    return None
+
+
+class Pool:
+    """The lanes that may take regions now, and how many more."""
+
+    def __init__(
+        self, state: State, inventory: Inventory, without: Collection[Lane] = (), without_nodes: Collection[str] = ()
+    ) -> None:
+        """`without`: lanes and nodes that are about to be ended."""
+        self._free: dict[str, int] = {}
+        self._capacity: dict[str, int] = {}
+        self._settled: dict[str, bool] = {}
+        self._lanes: dict[str, dict[Lane, int]] = {}
+        inbound: dict[str, int] = {}
+        for migration in state.migrations.values():
+            inbound[migration.target.node_id] = inbound.get(migration.target.node_id, 0) + 1
+        for node in sorted(state.nodes.values(), key=lambda n: n.node_id):
+            view = inventory.get(node.node_id)
+            if node.status is not NodeStatus.UP or node.node_id in without_nodes or node.node_id in state.drains:
+                continue
+            if view is None or not view.well or view.silent_ms >= dubious_ms(state):
+                continue
+            lanes = [Lane(node.node_id, node.incarnation, i) for i in view.open_lanes]
+            usable = {x: state.owned(x) for x in lanes if x not in without and not state.is_over(x)}
+            if not usable:
+                continue
+            used = state.node_region_count(node.node_id) + inbound.get(node.node_id, 0)
+            self._capacity[node.node_id] = node.capacity_regions or UNLIMITED
+            self._free[node.node_id] = max(0, self._capacity[node.node_id] - used)
+            self._settled[node.node_id] = view.settled
+            self._lanes[node.node_id] = usable
+
+    def nodes(self) -> list[str]:
+        """Datanodes that may take regions, whether or not they have room."""
+        return list(self._free)
+
+    def free(self) -> int:
+        """Regions that fit in all."""
+        return sum(self._free.values())
+
+    def load(self, node_id: str, more: int = 0) -> float:
+        """The share of its capacity that a node would use with `more` regions on top."""
+        capacity = self._capacity[node_id]
+        return (capacity - self._free[node_id] + more) / capacity
+
+    def take(self, count: int, home: str = "", only: Iterable[str] | None = None) -> Lane | None:
+        """The best lane with room for `count` regions, which it then has no more. `home`: the node that had them."""
+        names = self._free if only is None else [n for n in only if n in self._free]
+        fitting = [n for n in names if self._free[n] >= count]
+        if not fitting:
+            return None
+        best = min(fitting, key=lambda n: (n != home, not self._settled[n], self.load(n, count), n))
+        return self.put(best, count)
+
+    def put(self, node_id: str, count: int) -> Lane:
+        """Count `count` regions on the emptiest lane of a node."""
+        lanes = self._lanes[node_id]
+        lane = min(lanes, key=lambda x: (lanes[x], x))
+        lanes[lane] += count
+        self._free[node_id] -= count
+        return lane
+
+    def roomiest(self, only: Iterable[str] | None = None) -> tuple[str, int] | None:
+        """The node with the most room, and how much; None when nothing fits anywhere."""
+        names = self._free if only is None else [n for n in only if n in self._free]
+        best = max(names, key=lambda n: (self._settled[n], self._free[n], n), default=None)
+        best = best if best and self._free[best] else max(names, key=lambda n: (self._free[n], n), default=None)
+        return (best, self._free[best]) if best and self._free[best] else None
+
+    def fingerprint(self) -> tuple[tuple[str, int, int], ...]:
+        """Equal when a plan would meet the same room."""
+        return tuple((n, self._free[n], len(self._lanes[n])) for n in self._free)

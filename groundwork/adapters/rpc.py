@@ -58,11 +58,15 @@ def check_transport(address: str, tls: TlsConfig | None, field: str) -> None:
         raise BadInput(field, f"{address} is not a loopback address: configure [tls] (certificate, key, authority)")
 
 
-def aio_channel(address: str, tls: TlsConfig | None) -> grpc.aio.Channel:
-    """An asynchronous channel for the event loop."""
+def aio_channel(address: str, tls: TlsConfig | None, server_name: str | None = None) -> grpc.aio.Channel:
+    """An asynchronous channel for the event loop.
+
+    With `server_name`, the server's certificate must name that, whatever the address is: an identity, not a host.
+    """
     if tls is None:
         return grpc.aio.insecure_channel(address, options=_OPTIONS)
-    return grpc.aio.secure_channel(address, _channel_credentials(tls), options=_OPTIONS)
+    named = [("grpc.ssl_target_name_override", server_name)] if server_name else []
+    return grpc.aio.secure_channel(address, _channel_credentials(tls), options=[*_OPTIONS, *named])
 
 
 def sync_channel(address: str, tls: TlsConfig | None) -> grpc.Channel:

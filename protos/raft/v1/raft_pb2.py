@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/raft/v1/raft.proto\x12\x07raft.v1\",\n\x05\x46rame\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66rom_id\x18\x02 \x01(\t22\n\x04Raft\x12*\n\x04Peer\x12\x0e.raft.v1.Frame\x1a\x0e.raft.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/raft/v1/raft.proto\x12\x07raft.v1\"o\n\x05\x46rame\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66rom_id\x18\x02 \x01(\t\x12\r\n\x05to_id\x18\x03 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\r\x12\"\n\x08messages\x18\x05 \x03(\x0b\x32\x10.raft.v1.Message\"\xbd\x05\n\x07Message\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x0e.raft.v1.HelloH\x00\x12\x30\n\x0e\x61ppend_entries\x18\x02 \x01(\x0b\x32\x16.raft.v1.AppendEntriesH\x00\x12(\n\nnext_index\x18\x03 \x01(\x0b\x32\x12.raft.v1.NextIndexH\x00\x12,\n\x0crequest_vote\x18\x04 \x01(\x0b\x32\x14.raft.v1.RequestVoteH\x00\x12.\n\rresponse_vote\x18\x05 \x01(\x0b\x32\x15.raft.v1.ResponseVoteH\x00\x12$\n\x08pre_vote\x18\x06 \x01(\x0b\x32\x10.raft.v1.PreVoteH\x00\x12/\n\x0epre_vote_reply\x18\x07 \x01(\x0b\x32\x15.raft.v1.PreVoteReplyH\x00\x12*\n\x0btimeout_now\x18\x08 \x01(\x0b\x32\x13.raft.v1.TimeoutNowH\x00\x12(\n\nterm_ahead\x18\t \x01(\x0b\x32\x12.raft.v1.TermAheadH\x00\x12\x32\n\x0f\x63onfirm_request\x18\n \x01(\x0b\x32\x17.raft.v1.ConfirmRequestH\x00\x12.\n\rconfirm_reply\x18\x0b \x01(\x0b\x32\x15.raft.v1.ConfirmReplyH\x00\x12\x30\n\x0esnapshot_chunk\x18\x0c \x01(\x0b\x32\x16.raft.v1.SnapshotChunkH\x00\x12,\n\x0csnapshot_ack\x18\r \x01(\x0b\x32\x14.raft.v1.SnapshotAckH\x00\x12\x30\n\x0erejoin_request\x18\x0e \x01(\x0b\x32\x16.raft.v1.RejoinRequestH\x00\x12,\n\x0crejoin_point\x18\x0f \x01(\x0b\x32\x14.raft.v1.RejoinPointH\x00\x42\x06\n\x04kind\"\x07\n\x05Hello\"5\n\x05\x45ntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\x95\x01\n\rAppendEntries\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x02 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x03 \x01(\x04\x12\x15\n\rprev_log_term\x18\x04 \x01(\x04\x12\x1f\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x0e.raft.v1.Entry\x12\x10\n\x08sequence\x18\x06 \x01(\x04\"_\n\tNextIndex\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\nnext_index\x18\x02 \x01(\x04\x12\r\n\x05reset\x18\x03 \x01(\x08\x12\x0f\n\x07success\x18\x04 \x01(\x08\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"J\n\x0bRequestVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\"\x1c\n\x0cResponseVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\"F\n\x07PreVote\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\"A\n\x0cPreVoteReply\x12\x12\n\nasked_term\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07granted\x18\x03 \x01(\x08\"\x1a\n\nTimeoutNow\x12\x0c\n\x04term\x18\x01 \x01(\x04\"\x19\n\tTermAhead\x12\x0c\n\x04term\x18\x01 \x01(\x04\"-\n\x0e\x43onfirmRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\"+\n\x0c\x43onfirmReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\"\x85\x01\n\rSnapshotChunk\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x12\n\nindex_term\x18\x03 \x01(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\x12\x10\n\x08sequence\x18\x07 \x01(\x04\":\n\x0bSnapshotAck\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\x1d\n\rRejoinRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\"*\n\x0bRejoinPoint\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x32\x32\n\x04Raft\x12*\n\x04Peer\x12\x0e.raft.v1.Frame\x1a\x0e.raft.v1.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.raft.v1.raft_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FRAME']._serialized_start=38
-  _globals['_FRAME']._serialized_end=82
-  _globals['_RAFT']._serialized_start=84
-  _globals['_RAFT']._serialized_end=134
+  _globals['_FRAME']._serialized_end=149
+  _globals['_MESSAGE']._serialized_start=152
+  _globals['_MESSAGE']._serialized_end=853
+  _globals['_HELLO']._serialized_start=855
+  _globals['_HELLO']._serialized_end=862
+  _globals['_ENTRY']._serialized_start=864
+  _globals['_ENTRY']._serialized_end=917
+  _globals['_APPENDENTRIES']._serialized_start=920
+  _globals['_APPENDENTRIES']._serialized_end=1069
+  _globals['_NEXTINDEX']._serialized_start=1071
+  _globals['_NEXTINDEX']._serialized_end=1166
+  _globals['_REQUESTVOTE']._serialized_start=1168
+  _globals['_REQUESTVOTE']._serialized_end=1242
+  _globals['_RESPONSEVOTE']._serialized_start=1244
+  _globals['_RESPONSEVOTE']._serialized_end=1272
+  _globals['_PREVOTE']._serialized_start=1274
+  _globals['_PREVOTE']._serialized_end=1344
+  _globals['_PREVOTEREPLY']._serialized_start=1346
+  _globals['_PREVOTEREPLY']._serialized_end=1411
+  _globals['_TIMEOUTNOW']._serialized_start=1413
+  _globals['_TIMEOUTNOW']._serialized_end=1439
+  _globals['_TERMAHEAD']._serialized_start=1441
+  _globals['_TERMAHEAD']._serialized_end=1466
+  _globals['_CONFIRMREQUEST']._serialized_start=1468
+  _globals['_CONFIRMREQUEST']._serialized_end=1513
+  _globals['_CONFIRMREPLY']._serialized_start=1515
+  _globals['_CONFIRMREPLY']._serialized_end=1558
+  _globals['_SNAPSHOTCHUNK']._serialized_start=1561
+  _globals['_SNAPSHOTCHUNK']._serialized_end=1694
+  _globals['_SNAPSHOTACK']._serialized_start=1696
+  _globals['_SNAPSHOTACK']._serialized_end=1754
+  _globals['_REJOINREQUEST']._serialized_start=1756
+  _globals['_REJOINREQUEST']._serialized_end=1785
+  _globals['_REJOINPOINT']._serialized_start=1787
+  _globals['_REJOINPOINT']._serialized_end=1829
+  _globals['_RAFT']._serialized_start=1831
+  _globals['_RAFT']._serialized_end=1881
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,10 @@
 isort:skip_file
 Raft messages between metasrv replicas: a schema'd codec in place of the library's own wire format."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,24 +20,517 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Frame(_message.Message):
-    """The consensus adapter defines Frame."""
+    """One write of a stream: everything that one turn of the sender has for one peer, in order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     FROM_ID_FIELD_NUMBER: _builtins.int
+    TO_ID_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     from_id: _builtins.str
+    to_id: _builtins.str
+    format: _builtins.int
+    """1; a newer one than known is refused"""
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     def __init__(
         self,
         *,
         cluster_id: _builtins.str = ...,
         from_id: _builtins.str = ...,
+        to_id: _builtins.str = ...,
+        format: _builtins.int = ...,
+        messages: _abc.Iterable[Global___Message] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "from_id", b"from_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "format", b"format", "from_id", b"from_id", "messages", b"messages", "to_id", b"to_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Frame: _TypeAlias = Frame  # noqa: Y015
+
+@_typing.final
+class Message(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    APPEND_ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    REQUEST_VOTE_FIELD_NUMBER: _builtins.int
+    RESPONSE_VOTE_FIELD_NUMBER: _builtins.int
+    PRE_VOTE_FIELD_NUMBER: _builtins.int
+    PRE_VOTE_REPLY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_NOW_FIELD_NUMBER: _builtins.int
+    TERM_AHEAD_FIELD_NUMBER: _builtins.int
+    CONFIRM_REQUEST_FIELD_NUMBER: _builtins.int
+    CONFIRM_REPLY_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_CHUNK_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_ACK_FIELD_NUMBER: _builtins.int
+    REJOIN_REQUEST_FIELD_NUMBER: _builtins.int
+    REJOIN_POINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___Hello: ...
+    @_builtins.property
+    def append_entries(self) -> Global___AppendEntries: ...
+    @_builtins.property
+    def next_index(self) -> Global___NextIndex: ...
+    @_builtins.property
+    def request_vote(self) -> Global___RequestVote: ...
+    @_builtins.property
+    def response_vote(self) -> Global___ResponseVote: ...
+    @_builtins.property
+    def pre_vote(self) -> Global___PreVote: ...
+    @_builtins.property
+    def pre_vote_reply(self) -> Global___PreVoteReply: ...
+    @_builtins.property
+    def timeout_now(self) -> Global___TimeoutNow: ...
+    @_builtins.property
+    def term_ahead(self) -> Global___TermAhead: ...
+    @_builtins.property
+    def confirm_request(self) -> Global___ConfirmRequest: ...
+    @_builtins.property
+    def confirm_reply(self) -> Global___ConfirmReply: ...
+    @_builtins.property
+    def snapshot_chunk(self) -> Global___SnapshotChunk: ...
+    @_builtins.property
+    def snapshot_ack(self) -> Global___SnapshotAck: ...
+    @_builtins.property
+    def rejoin_request(self) -> Global___RejoinRequest: ...
+    @_builtins.property
+    def rejoin_point(self) -> Global___RejoinPoint: ...
+    def __init__(
+        self,
+        *,
+        hello: Global___Hello | None = ...,
+        append_entries: Global___AppendEntries | None = ...,
+        next_index: Global___NextIndex | None = ...,
+        request_vote: Global___RequestVote | None = ...,
+        response_vote: Global___ResponseVote | None = ...,
+        pre_vote: Global___PreVote | None = ...,
+        pre_vote_reply: Global___PreVoteReply | None = ...,
+        timeout_now: Global___TimeoutNow | None = ...,
+        term_ahead: Global___TermAhead | None = ...,
+        confirm_request: Global___ConfirmRequest | None = ...,
+        confirm_reply: Global___ConfirmReply | None = ...,
+        snapshot_chunk: Global___SnapshotChunk | None = ...,
+        snapshot_ack: Global___SnapshotAck | None = ...,
+        rejoin_request: Global___RejoinRequest | None = ...,
+        rejoin_point: Global___RejoinPoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "confirm_reply", b"confirm_reply", "confirm_request", b"confirm_request", "hello", b"hello", "kind", b"kind", "next_index", b"next_index", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "rejoin_point", b"rejoin_point", "rejoin_request", b"rejoin_request", "request_vote", b"request_vote", "response_vote", b"response_vote", "snapshot_ack", b"snapshot_ack", "snapshot_chunk", b"snapshot_chunk", "term_ahead", b"term_ahead", "timeout_now", b"timeout_now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_entries", b"append_entries", "confirm_reply", b"confirm_reply", "confirm_request", b"confirm_request", "hello", b"hello", "kind", b"kind", "next_index", b"next_index", "pre_vote", b"pre_vote", "pre_vote_reply", b"pre_vote_reply", "rejoin_point", b"rejoin_point", "rejoin_request", b"rejoin_request", "request_vote", b"request_vote", "response_vote", b"response_vote", "snapshot_ack", b"snapshot_ack", "snapshot_chunk", b"snapshot_chunk", "term_ahead", b"term_ahead", "timeout_now", b"timeout_now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "append_entries", "next_index", "request_vote", "response_vote", "pre_vote", "pre_vote_reply", "timeout_now", "term_ahead", "confirm_request", "confirm_reply", "snapshot_chunk", "snapshot_ack", "rejoin_request", "rejoin_point"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Message: _TypeAlias = Message  # noqa: Y015
+
+@_typing.final
+class Hello(_message.Message):
+    """The first message of a stream, in both directions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Entry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    term: _builtins.int
+    payload: _builtins.bytes
+    """the first byte is the kind: 0 a command, 1 a no-op; any other is refused"""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        term: _builtins.int = ...,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "payload", b"payload", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Entry: _TypeAlias = Entry  # noqa: Y015
+
+@_typing.final
+class AppendEntries(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    COMMIT_INDEX_FIELD_NUMBER: _builtins.int
+    PREV_LOG_INDEX_FIELD_NUMBER: _builtins.int
+    PREV_LOG_TERM_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    commit_index: _builtins.int
+    prev_log_index: _builtins.int
+    prev_log_term: _builtins.int
+    sequence: _builtins.int
+    """counts what this sender sent; NextIndex echoes it"""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]: ...
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        commit_index: _builtins.int = ...,
+        prev_log_index: _builtins.int = ...,
+        prev_log_term: _builtins.int = ...,
+        entries: _abc.Iterable[Global___Entry] | None = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "prev_log_index", b"prev_log_index", "prev_log_term", b"prev_log_term", "sequence", b"sequence", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendEntries: _TypeAlias = AppendEntries  # noqa: Y015
+
+@_typing.final
+class NextIndex(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    next_index: _builtins.int
+    reset: _builtins.bool
+    success: _builtins.bool
+    sequence: _builtins.int
+    """of the message that this answers"""
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        next_index: _builtins.int = ...,
+        reset: _builtins.bool = ...,
+        success: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_index", b"next_index", "reset", b"reset", "sequence", b"sequence", "success", b"success", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextIndex: _TypeAlias = NextIndex  # noqa: Y015
+
+@_typing.final
+class RequestVote(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    LAST_LOG_INDEX_FIELD_NUMBER: _builtins.int
+    LAST_LOG_TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    last_log_index: _builtins.int
+    last_log_term: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        last_log_index: _builtins.int = ...,
+        last_log_term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_log_index", b"last_log_index", "last_log_term", b"last_log_term", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestVote: _TypeAlias = RequestVote  # noqa: Y015
+
+@_typing.final
+class ResponseVote(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponseVote: _TypeAlias = ResponseVote  # noqa: Y015
+
+@_typing.final
+class PreVote(_message.Message):
+    """"Would you vote for me in this term?" Changes nothing at either side, so an isolated replica does not raise terms."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    LAST_LOG_INDEX_FIELD_NUMBER: _builtins.int
+    LAST_LOG_TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    """the term that the asker would start"""
+    last_log_index: _builtins.int
+    last_log_term: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        last_log_index: _builtins.int = ...,
+        last_log_term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_log_index", b"last_log_index", "last_log_term", b"last_log_term", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreVote: _TypeAlias = PreVote  # noqa: Y015
+
+@_typing.final
+class PreVoteReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASKED_TERM_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    asked_term: _builtins.int
+    term: _builtins.int
+    """the answering replica's own"""
+    granted: _builtins.bool
+    def __init__(
+        self,
+        *,
+        asked_term: _builtins.int = ...,
+        term: _builtins.int = ...,
+        granted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_term", b"asked_term", "granted", b"granted", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreVoteReply: _TypeAlias = PreVoteReply  # noqa: Y015
+
+@_typing.final
+class TimeoutNow(_message.Message):
+    """The leader asks a follower that has caught up to start an election at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeoutNow: _TypeAlias = TimeoutNow  # noqa: Y015
+
+@_typing.final
+class TermAhead(_message.Message):
+    """Answers whatever came with an older term, so that the sender learns of the newer one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TermAhead: _TypeAlias = TermAhead  # noqa: Y015
+
+@_typing.final
+class ConfirmRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    round: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmRequest: _TypeAlias = ConfirmRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    round: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmReply: _TypeAlias = ConfirmReply  # noqa: Y015
+
+@_typing.final
+class SnapshotChunk(_message.Message):
+    """A part of a snapshot file, in place of log entries that the leader has cut. With no data it asks for the offset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    INDEX_TERM_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    index: _builtins.int
+    """the last entry that the snapshot holds"""
+    index_term: _builtins.int
+    offset: _builtins.int
+    data: _builtins.bytes
+    total_bytes: _builtins.int
+    sequence: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+        index_term: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        total_bytes: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "index", b"index", "index_term", b"index_term", "offset", b"offset", "sequence", b"sequence", "term", b"term", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotChunk: _TypeAlias = SnapshotChunk  # noqa: Y015
+
+@_typing.final
+class SnapshotAck(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    index: _builtins.int
+    offset: _builtins.int
+    """the next byte wanted"""
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "offset", b"offset", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotAck: _TypeAlias = SnapshotAck  # noqa: Y015
+
+@_typing.final
+class RejoinRequest(_message.Message):
+    """From a replica that lost its disk: up to where must I hold the log before my votes and answers may count?"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejoinRequest: _TypeAlias = RejoinRequest  # noqa: Y015
+
+@_typing.final
+class RejoinPoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    index: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejoinPoint: _TypeAlias = RejoinPoint  # noqa: Y015

@@ -46,6 +46,7 @@ class RaftServicer:
 
     def Peer(self, request_iterator, context):
         """One ordered stream per pair and direction of dialling; everything in flight is dropped when it breaks.
+        The dialling replica sends; the other side answers with one Frame that holds its Hello, and then nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,13 +32,17 @@ class RaftStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RaftAsyncStub: ...
     Peer: _grpc.StreamStreamMultiCallable[_raft_pb2.Frame, _raft_pb2.Frame]
-    """One ordered stream per pair and direction of dialling; everything in flight is dropped when it breaks."""
+    """One ordered stream per pair and direction of dialling; everything in flight is dropped when it breaks.
+    The dialling replica sends; the other side answers with one Frame that holds its Hello, and then nothing.
+    """
 
 @_typing.type_check_only
 class RaftAsyncStub(RaftStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Peer: _aio.StreamStreamMultiCallable[_raft_pb2.Frame, _raft_pb2.Frame]  # type: ignore[assignment]
-    """One ordered stream per pair and direction of dialling; everything in flight is dropped when it breaks."""
+    """One ordered stream per pair and direction of dialling; everything in flight is dropped when it breaks.
+    The dialling replica sends; the other side answers with one Frame that holds its Hello, and then nothing.
+    """
 
 class RaftServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -47,6 +51,8 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_raft_pb2.Frame],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_raft_pb2.Frame], _abc.AsyncIterator[_raft_pb2.Frame]]:
-        """One ordered stream per pair and direction of dialling; everything in flight is dropped when it breaks."""
+        """One ordered stream per pair and direction of dialling; everything in flight is dropped when it breaks.
+        The dialling replica sends; the other side answers with one Frame that holds its Hello, and then nothing.
+        """
 
 def add_RaftServicer_to_server(servicer: RaftServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

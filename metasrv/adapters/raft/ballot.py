@@ -1,0 +1,75 @@
+"""Asking before an election: no replica starts a new term unless a quorum would vote for it now.
+
+So a replica that was cut off comes back without deposing anyone (its term did not grow), and a replica that hears a
+live leader, or has only just started, helps nobody to depose that leader. Real votes are not refused for this reason:
+a handed-over leadership and a replica whose term did grow must be able to get through.
+"""
+
+from metasrv.adapters.raft.config import RaftConfig
+from metasrv.adapters.raft.core import Core
+from metasrv.adapters.raft.journal import Journal, Standing
+from metasrv.adapters.raft.library import now_s
+from protos.raft.v1 import raft_pb2 as pb
+
+
+class Ballot:
+    """The pre-vote of one replica: what it asks of others, and what it answers them."""
+
+    def __init__(self, config: RaftConfig, journal: Journal) -> None:
+        self._config = config
+        self._journal = journal
+        self._heard_s = now_s()  # having started counts as having heard: what was promised before is not known here
+        self._asked_term = 0
+        self._granted: set[str] = set()
+        self._won_term = 0
+
+    def heard_leader(self) -> None:
+        """A leader of the current term spoke."""
+        self._heard_s = now_s()
+        self._won_term = 0
+
+    def before_tick(self, core: Core) -> pb.Message | None:
+        """Let the core start an election, or hold it back; the question to send to every peer, if it is time to ask."""
+        if not core.election_due:
+            return None
+        if self._journal.standing is Standing.REJOINING:
+            core.postpone_election()
+            return None
+        if not self._config.others or core.asked_to_take_over or self._won_term == core.term + 1:
+            self._won_term = 0
+            return None
+        core.postpone_election(self._config.append_period_ms / 1000)
+        self._asked_term, self._granted = core.term + 1, set()
+        last = self._journal.last_index
+        return pb.Message(
+            pre_vote=pb.PreVote(
+                term=self._asked_term, last_log_index=last, last_log_term=self._journal.term_of(last) or 0
+            )
+        )
+
+    def answer(self, core: Core, asked: pb.PreVote) -> pb.Message:
+        """Whether this replica would vote for the asker now."""
+        last = self._journal.last_index
+        mine = (self._journal.term_of(last) or 0, last)
+        granted = (
+            asked.term > core.term
+            and not core.leads
+            and (asked.last_log_term, asked.last_log_index) >= mine
+            and now_s() - self._heard_s >= self._config.election_ms_min / 1000
+            and may_vote(self._journal.standing, asked.last_log_index)
+        )
+        return pb.Message(pre_vote_reply=pb.PreVoteReply(asked_term=asked.term, term=core.term, granted=granted))
+
+    def answered(self, core: Core, peer: str, reply: pb.PreVoteReply) -> None:
+        """Count one answer; a quorum of grants starts the election."""
+        if not reply.granted or reply.asked_term != self._asked_term or self._asked_term != core.term + 1:
+            return
+        self._granted.add(peer)
+        if len(self._granted) + 1 >= self._config.quorum and not core.leads:
+            self._won_term = self._asked_term
+            core.start_election()
+
+
+def may_vote(standing: Standing, last_log_index: int) -> bool:
+    """Whether a vote may go to a candidate: a blank replica votes only among others as blank as itself."""
+    return standing is Standing.JOINED or (standing is Standing.BLANK and last_log_index <= 1)

@@ -85,22 +85,17 @@ class _Link:
                 self._start(items, alone=False)
 
     def _take(self) -> list[_Item]:
-        """The next request: distinct regions in queue order; a region that is in it already waits for the next one."""
+        """The next request, in queue order."""
         items: list[_Item] = []
-        regions: set[int] = set()
         size = 0
-        for _ in range(len(self._together)):
-            item = self._together.popleft()
-            if item.answer.done():
-                continue
-            size_then = size + len(item.piece.batch)
-            full = len(items) >= REQUEST_REGIONS_MAX or (items and size_then > REQUEST_BYTES_MAX)
-            if full or item.piece.region_id in regions:
-                self._together.append(item)  # a full turn of the queue keeps its order
-                continue
-            regions.add(item.piece.region_id)
-            items.append(item)
-            size = size_then
+        while self._together and len(items) < REQUEST_REGIONS_MAX:
+            item = self._together[0]
+            if items and size + len(item.piece.batch) > REQUEST_BYTES_MAX:
+                break
+            self._together.popleft()
+            if not item.answer.done():
+                items.append(item)
+                size += len(item.piece.batch)
         return items
 
     def _start(self, items: list[_Item], alone: bool) -> None:
@@ -118,11 +113,12 @@ class _Link:
                 self._running_together -= 1
             if self._together or self._alone:
                 self._pump()
-        for item in items:
+        for item, answer in zip(items, answers, strict=True):
             if not item.answer.done():
-                item.answer.set_result(answers[item.piece.region_id])
+                item.answer.set_result(answer)
 
-    async def _call(self, items: list[_Item]) -> dict[int, Refusal | None]:
+    async def _call(self, items: list[_Item]) -> list[Refusal | None]:
+        """One answer an item: outcomes come in the order of the writes."""
         request = datanode_pb2.WriteRequest(
             target=self.target,
             writes=[
@@ -141,10 +137,12 @@ class _Link:
             reply = await self.stub.Write(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             refusal = unreachable(self.target.node_id, error)
-            return {i.piece.region_id: refusal for i in items}
-        found = {o.region_id: refusal_of(o) for o in reply.outcomes}
-        silent = Refusal("UNKNOWN_OUTCOME", Then.NEWER_ROUTE, f"{self.target.node_id} did not answer for this region")
-        return {i.piece.region_id: found.get(i.piece.region_id, silent) for i in items}
+            return [refusal] * len(items)
+        if [o.region_id for o in reply.outcomes] != [i.piece.region_id for i in items]:
+            return [Refusal("UNKNOWN_OUTCOME", Then.NEWER_ROUTE, f"{self.target.node_id} answered for others")] * len(
+                items
+            )
+        return [refusal_of(o) for o in reply.outcomes]
 
 
 class Datanodes:

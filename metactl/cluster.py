@@ -61,7 +61,7 @@ class Cluster:
             self._processes[name] = subprocess.Popen(
                 [*command, "--config", str(self.layout.config_path(name))],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.layout.folder,
-                start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
             )  # fmt: skip
         (self.layout.folder / f"{name}.pid").write_text(f"{self._processes[name].pid}\n")
 

@@ -5,6 +5,7 @@ node id over, do not start again.
 """
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
@@ -65,4 +66,6 @@ def _serve(config: DatanodeConfig, fast: bool, takeover: bool) -> None:
 
 def main() -> None:
     """The console script."""
+    # The RPC library writes lines of its own beside ours, also where we already say what is wrong.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     cli()

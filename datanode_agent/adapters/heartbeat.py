@@ -7,6 +7,7 @@ as one number, and is woken for what it has to act on.
 """
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -124,6 +125,7 @@ class _Link(threading.Thread):
         self._closing = threading.Event()
         self._channel = sync_channel(address, tls)
         self._mailbox = _Mailbox()
+        self._context = contextvars.copy_context()  # so that this thread's log lines name the process too
 
     def send(self, beat: heartbeat_pb2.BeatRequest) -> None:
         """Leave the newest beat for the writer. Never blocks."""
@@ -137,6 +139,9 @@ class _Link(threading.Thread):
 
     def run(self) -> None:
         """Keep a stream open; read answers."""
+        self._context.run(self._keep_open)
+
+    def _keep_open(self) -> None:
         backoff_s = BACKOFF_S_FIRST
         stub = heartbeat_pb2_grpc.HeartbeatStub(self._channel)
         down = False
@@ -194,7 +199,9 @@ class Heartbeats:
         self._sent_ms: dict[int, float] = {}
         self._enrolled: _Enrolled | None = None
         self._links = [_Link(address, tls, lambda: self._latest, self._reply) for address in replicas]
-        self._ticker = threading.Thread(target=self._tick, name="beats", daemon=True)
+        self._ticker = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._tick,), name="beats", daemon=True
+        )
         self.beats_sent = 0
 
     def start(self) -> None:

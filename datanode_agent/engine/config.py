@@ -9,6 +9,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_budget_bytes: int = 1 << 30  # memtables and rows in flight; past it writes get OVERLOADED
     flush_bytes: int = 32 << 20  # a memtable larger than this is flushed
     flush_age_ms: float = 600_000  # and one older than this; idle regions advance their position as often
+    settle_ms: float = 5_000  # after a takeover, what was replayed is flushed and its old lanes can go
+    flushes_queued_max: int = 64
     replay_objective_ms: float = 2_000  # replaying a lane must take no longer than this
     replay_rate_bytes_per_ms: float = 100_000  # assumed until measured
     opens_parallel_max: int = 32

@@ -1,0 +1,95 @@
+"""Replaying one dead lane for many regions: one pass over its chunks, demultiplexed by region.
+
+Costs are per record, not per byte, so a pass only parses headers and keeps views; what a manifest covers is skipped
+before anything is decoded, and each region's batches are decoded together, later, in a worker.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from groundwork.core.entry import BadEntry, Kind, iter_entries
+from groundwork.core.ports import Chunk
+
+
+class Row(NamedTuple):
+    """One entry of one region that replay found. The payload is a view into its chunk."""
+
+    position: int
+    epoch: int
+    sequence: int
+    rows: int
+    schema_version: int
+    payload: bytes | memoryview
+
+
+class Damage(NamedTuple):
+    """Bytes at a position that can not be used. `region_id` is None where nobody can tell whose they were."""
+
+    position: int
+    region_id: int | None
+    reason: str
+
+
+class Found(NamedTuple):
+    """What a pass found for one region."""
+
+    rows: list[Row]
+    damage: list[Damage]
+
+
+class Demux:
+    """Collects the entries of several regions from the chunks of one lane, each from its own position on."""
+
+    def __init__(self, starts: Mapping[int, int]) -> None:
+        self._starts = dict(starts)
+        self._rows: dict[int, list[Row]] = {region: [] for region in starts}
+        self.damage: list[Damage] = []
+        self.chunks = 0
+        self.entries = 0
+        self.bytes = 0
+
+    @property
+    def start(self) -> int:
+        """Where the pass begins: the lowest position that any region needs."""
+        return min(self._starts.values(), default=0)
+
+    def again(self) -> "Demux":
+        """An empty one for the same regions: a pass that broke off starts over."""
+        return Demux(self._starts)
+
+    def feed(self, chunk: Chunk) -> None:
+        """Take the next chunk of the lane."""
+        position, body, damage = chunk
+        starts, collected = self._starts, self._rows
+        self.chunks += 1
+        self.bytes += len(body)
+        if damage is not None and not body:
+            self.damage.append(Damage(position, None, damage))
+            return
+        for entry in iter_entries(body, starts, verify=damage is not None):
+            if isinstance(entry, BadEntry):
+                named = entry.region if entry.framed else None
+                self.damage.append(Damage(position, named, entry.reason))
+                continue
+            self.entries += 1
+            if position < starts[entry.region] or entry.kind != Kind.DATA:
+                continue
+            collected[entry.region].append(
+                Row(position, entry.epoch, entry.sequence, entry.rows, entry.schema_version, entry.payload)
+            )
+        if damage is not None and not any(d.position == position for d in self.damage):
+            # The chunk as a whole fails, though each entry that can be seen is whole: entries may be missing.
+            self.damage.append(Damage(position, None, damage))
+
+    def take(self, region_id: int, start: int, end: int) -> Found:
+        """What was found for one region in [start, end)."""
+        rows = [row for row in self._rows[region_id] if start <= row.position < end]
+        damage = [
+            d for d in self.damage if start <= d.position < end and d.region_id in (None, region_id)
+        ]  # fmt: skip
+        return Found(rows, damage)
+
+
+def highest(rows: Iterable[Row]) -> tuple[int, int]:
+    """The highest (epoch, sequence) of any row, (0, 0) without any."""
+    return max(((r.epoch, r.sequence + max(r.rows, 1) - 1) for r in rows), default=(0, 0))

@@ -1,0 +1,204 @@
+"""Opening a region, the only way in: read the newest manifest, claim, replay, serve from a stay of one's own.
+
+    manifest -> (seal what is over) -> claim -> replay of every closed stay -> serving
+
+A claim may look again and try again, but stops where a lane is not committed as over, and where it meets an epoch not
+below its own. It never seals a lane that metasrv has not ended.
+"""
+
+from dataclasses import dataclass, field
+
+import structlog
+
+from datanode_agent.core.replay import Damage, Found, Row
+from datanode_agent.core.replay import highest as highest_of
+from datanode_agent.engine.context import Context
+from datanode_agent.engine.lanes import OwnLane
+from datanode_agent.engine.manifests import Manifests
+from datanode_agent.engine.region import Region, lane_of
+from datanode_agent.engine.replaying import Replays
+from groundwork.core.entry import Entry, Kind
+from groundwork.core.errors import Damaged, MetasrvError, Trimmed
+from groundwork.core.ids import Lane
+from groundwork.core.manifest import Claim, Manifest, NeedSeal, Origin, Stay, StayKey, Stop, claim
+from protos.metasrv.v1 import nodes_pb2
+
+log = structlog.get_logger()
+CLAIM_ATTEMPTS_MAX = 100
+
+
+class OpenFailed(MetasrvError):
+    """The region cannot be opened under this order. `kind` is that of RegionReport.Failed."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass
+class Warm:
+    """What a preparing region tailed of one stay: its entries in [start, until)."""
+
+    start: int
+    until: int
+    rows: list[Row] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+
+
+@dataclass
+class Opened:
+    """What opening found, beside what is in the region."""
+
+    damage: list[Damage]
+    replayed_entries: int
+    seal_ms: float
+    claim_ms: float
+    replay_ms: float
+
+
+class Opener:
+    """Opens regions of one incarnation."""
+
+    def __init__(self, context: Context, manifests: Manifests, replays: Replays) -> None:
+        self._context = context
+        self._manifests = manifests
+        self._replays = replays
+
+    def announce(self, region_id: int, order: nodes_pb2.Order) -> None:
+        """This order is about to be carried out: one pass of each lane that it names will serve all such regions."""
+        for lane in self._lanes_named(order):
+            self._replays.of(lane, region_id).expect(region_id)
+
+    async def open(
+        self, region: Region, order: nodes_pb2.Order, lane: OwnLane, warm: dict[StayKey, Warm], at_least: int
+    ) -> Opened:
+        """Claim and replay. Raises OpenFailed, or Damaged where the newest manifest cannot be read."""
+        began_ms = self._context.clock.now_ms()
+        manifest, seal_ms = await self.claim(region, order, lane, at_least, warm)
+        region.lane = lane
+        region.stand_on(manifest)
+        claimed_ms = self._context.clock.now_ms()
+        self._context.metrics.claim_ms.observe(claimed_ms - began_ms)
+        rows: list[Row] = []
+        damage: list[Damage] = []
+        for stay in manifest.stays:
+            if stay.end is not None:
+                found = await self._entries(region, stay, warm)
+                rows += found.rows
+                damage += found.damage
+        self._check_schemas(region, rows)
+        region.sequence = max(manifest.highest[1], highest_of(rows)[1])
+        region.replayed(rows)
+        lane.receivers[region.region_id] = region
+        now_ms = self._context.clock.now_ms()
+        return Opened(damage, len(rows), seal_ms, claimed_ms - began_ms - seal_ms, now_ms - claimed_ms)
+
+    # ---------------------------------------------------------------- claim
+
+    async def claim(
+        self, region: Region, order: nodes_pb2.Order, lane: OwnLane, at_least: int, warm: dict[StayKey, Warm]
+    ) -> tuple[Manifest, float]:
+        """The committed claim, and how long it waited for seals in ms. Raises OpenFailed."""
+        sealed: dict[Lane, int] = {}
+        ends: dict[StayKey, int] = {(lane_of(e.lane), e.stay_epoch): e.position for e in order.ends}
+        over = {lane_of(told) for told in order.over}
+        nonce = f"claim-{self._context.incarnation:x}-{order.epoch:x}"
+        origin = await self._origin(region.region_id)
+        seal_ms = 0.0
+        for _ in range(CLAIM_ATTEMPTS_MAX):
+            current = await self._manifests.newest(region.region_id, at_least)
+            at_least = current.version if current else 0
+            if current is not None and current.epoch == order.epoch and current.nonce == nonce:
+                return current, seal_ms  # an earlier attempt's put landed, and its reply was lost
+            self._say_needs(region, current, ends, over, warm)
+            await self._end_own(region, current, ends, over)
+            brought = Claim(
+                order.epoch, self._context.node_id, nonce, lane.lane, lane.next_position, ends, over, sealed
+            )
+            following = claim(current, brought, origin)
+            if isinstance(following, Stop):
+                raise OpenFailed(following.kind, following.reason)
+            if isinstance(following, NeedSeal):
+                began_ms = self._context.clock.now_ms()
+                sealed[following.lane] = await self._replays.of(following.lane, region.region_id).seal()
+                seal_ms += self._context.clock.now_ms() - began_ms
+                continue
+            written = await self._manifests.put(following)
+            if written is not None and await self._manifests.predecessor_exists(written):
+                log.info("region_claimed", region_id=region.region_id, epoch=order.epoch, version=written.version)
+                return written, seal_ms
+        raise OpenFailed("store_unavailable", f"the claim was overtaken {CLAIM_ATTEMPTS_MAX} times")
+
+    async def _origin(self, region_id: int) -> Origin:
+        while True:
+            origin = self._context.origin(region_id)
+            if origin is not None:
+                return origin
+            log.warning("table_not_known_yet", region_id=region_id)
+            await self._context.tables_changed.future()
+
+    def _say_needs(
+        self, region: Region, current: Manifest | None, ends: dict[StayKey, int], over: set[Lane],
+        warm: dict[StayKey, Warm],
+    ) -> None:  # fmt: skip
+        """Tell the passes of each lane what this region will need, so that they can begin before the claim is done."""
+        for stay in current.stays if current else ():
+            end = stay.end if stay.end is not None else ends.get(stay.key)
+            known = warm.get(stay.key)
+            start = known.until if known is not None and known.start <= stay.covered else stay.covered
+            replay = self._replays.of(stay.lane, region.region_id)
+            if end is not None and end <= start:
+                replay.skip(region.region_id)
+            elif end is not None or stay.lane in over:
+                replay.need(region.region_id, start, end)
+        named = {stay.lane for stay in current.stays} if current else set()
+        for lane in {*over, *(lane for lane, _ in ends)} - named:
+            self._replays.of(lane, region.region_id).skip(region.region_id)
+
+    async def _end_own(
+        self, region: Region, current: Manifest | None, ends: dict[StayKey, int], over: set[Lane]
+    ) -> None:
+        """Close an open stay in a live lane of this very incarnation: nobody else can have written in it.
+
+        A barrier behind its last append tells where: appends become durable as a contiguous prefix.
+        """
+        for stay in current.stays if current else ():
+            mine = (stay.lane.node_id, stay.lane.incarnation) == (self._context.node_id, self._context.incarnation)
+            if stay.end is None and mine and stay.key not in ends and stay.lane not in over:
+                own = self._context.lanes[stay.lane.index]
+                barrier = Entry(Kind.BARRIER, region.region_id, region.epoch, 0, 0, 0, b"")
+                ends[stay.key] = await own.append(barrier) + 1
+
+    # ---------------------------------------------------------------- replay
+
+    async def _entries(self, region: Region, stay: Stay, warm: dict[StayKey, Warm]) -> Found:
+        assert stay.end is not None
+        start, rows, damage = stay.covered, list[Row](), list[Damage]()
+        known = warm.get(stay.key)
+        if known is not None and known.start <= start:
+            rows = [r for r in known.rows if start <= r.position < stay.end]
+            damage = [d for d in known.damage if start <= d.position < stay.end]
+            start = max(start, min(known.until, stay.end))
+        try:
+            found = await self._replays.of(stay.lane, region.region_id).collect(region.region_id, start, stay.end)
+        except Trimmed as error:
+            newest = await self._manifests.newest(region.region_id)
+            if newest is not None and region.manifest is not None and newest.version != region.manifest.version:
+                raise OpenFailed(
+                    "fenced", f"another owner claimed it during replay: version {newest.version}"
+                ) from error
+            raise OpenFailed(
+                "trimmed", f"entries that its manifest still needs are gone from lane {stay.lane}: {error}"
+            ) from error
+        return Found(rows + found.rows, damage + found.damage)
+
+    def _check_schemas(self, region: Region, rows: list[Row]) -> None:
+        newest = max((r.schema_version for r in rows), default=0)
+        if newest > region.schema.version:
+            raise Damaged(
+                f"region {region.region_id} has entries of schema version {newest}, and only {region.schema.version} is"
+                " known here: they cannot be read before the table's newer schema is known"
+            )
+
+    def _lanes_named(self, order: nodes_pb2.Order) -> set[Lane]:
+        return {lane_of(told) for told in order.over} | {lane_of(e.lane) for e in order.ends}

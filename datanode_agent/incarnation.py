@@ -141,7 +141,7 @@ class Incarnation:
             age_ms = self._clock.now_ms() - self._registered_ms
             return Vitals(tuple(LaneVital(i, False, age_ms) for i in range(self._lanes)), age_ms)
         return Vitals(
-            tuple(LaneVital(health.index, health.open, health.append_age_ms) for health in engine.lanes_health()),
+            tuple(LaneVital(health.lane_index, health.open, health.append_age_ms) for health in engine.lanes_health()),
             engine.store_probe_age_ms(),
             engine.unflushed_bytes(),
             engine.memory_bytes(),

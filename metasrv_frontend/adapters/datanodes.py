@@ -43,7 +43,7 @@ def unreachable(node_id: str, error: grpc.aio.AioRpcError) -> Refusal:
 class _Link:
     """One incarnation of one datanode."""
 
-    def __init__(self, stub: datanode_pb2_grpc.DatanodeAsyncStub, target: datanode_pb2.Target) -> None:
+    def __init__(self, stub: "datanode_pb2_grpc.DatanodeAsyncStub", target: datanode_pb2.Target) -> None:
         self.stub = stub
         self.target = target
         self._together: deque[_Item] = deque()
@@ -161,7 +161,7 @@ class Datanodes:
         self._link(route).submit(item, alone=retried or route.phase is not Phase.SERVING)
         return item.answer
 
-    def stub(self, route: Route) -> datanode_pb2_grpc.DatanodeAsyncStub:
+    def stub(self, route: Route) -> "datanode_pb2_grpc.DatanodeAsyncStub":
         """The datanode's calls, for scans."""
         return self._link(route).stub
 

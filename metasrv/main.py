@@ -8,6 +8,7 @@ import click
 import grpc.aio
 import structlog
 import uvloop
+from prometheus_client import CollectorRegistry
 
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.config import exit_with
@@ -50,8 +51,10 @@ async def serve(config: MetasrvConfig, rejoin: bool) -> None:
     try:
         store = open_object_store(config.object_store, workers)
 
-        def embedded(machine: StateMachine, server: grpc.aio.Server) -> Consensus:
-            return EmbeddedRaft(raft_config(config, rejoin), machine, server)
+        def embedded(machine: StateMachine, server: grpc.aio.Server, registry: CollectorRegistry) -> Consensus:
+            raft = EmbeddedRaft(raft_config(config, rejoin), machine, registry=registry)
+            raft.register(server)
+            return raft
 
         service = Service(config, SystemClock(), store, embedded)
         await service.start()

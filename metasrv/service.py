@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 import grpc
 import grpc.aio
 import structlog
+from prometheus_client import CollectorRegistry
 
 from groundwork.adapters.http import HttpServer
 from groundwork.adapters.rpc import aio_server, listen
@@ -35,7 +36,7 @@ from protos.metasrv.v1 import replica_pb2
 from protos.metasrv.v1.replica_pb2_grpc import ReplicasStub
 
 log = structlog.get_logger()
-ConsensusFactory = Callable[[StateMachine, grpc.aio.Server], Consensus]
+ConsensusFactory = Callable[[StateMachine, grpc.aio.Server, CollectorRegistry], Consensus]
 HEARD_TIMEOUT_S = 0.3
 STORE_RETRY_MS = 500
 # After these the supervisor may have something to do at once.
@@ -57,7 +58,7 @@ class Service:
         self._peers = Peers(config.node_id, config.peers, config.tls)
         guard = Guard(config.cluster_id, config.peers, lambda why: self.metrics.refusals.labels(why).inc())
         self._server = aio_server([guard])
-        self.consensus = consensus(self.machine, self._server)
+        self.consensus = consensus(self.machine, self._server, self.metrics.registry)
         self._proposer = Proposer(self.consensus, clock, self.metrics)
         self._poke = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()

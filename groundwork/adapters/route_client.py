@@ -53,6 +53,7 @@ class RouteClient:
         self._clock = self.calls.clock
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._complained = False
         self._news: set[asyncio.Event] = set()
 
     async def start(self) -> None:
@@ -168,7 +169,7 @@ class RouteClient:
             catalog_pb2.TableReply,
             deadline_ms,
         )
-        return await self._take(reply)
+        return self._take(reply)
 
     async def widen_table(
         self, name: str, columns: Sequence[Column], *, deadline_ms: float = DEADLINE_MS, request_id: str = ""
@@ -186,7 +187,7 @@ class RouteClient:
             catalog_pb2.TableReply,
             deadline_ms,
         )
-        return await self._take(reply)
+        return self._take(reply)
 
     async def drop_table(
         self, name: str, *, if_exists: bool = False, deadline_ms: float = DEADLINE_MS, request_id: str = ""
@@ -204,12 +205,10 @@ class RouteClient:
         event = routes_pb2.RoutesEvent(dropped_table_ids=[reply.table.table_id] if reply.table.table_id else [])
         self._tell(self.cache.apply_event(event))
 
-    async def _take(self, reply: catalog_pb2.TableReply) -> TableInfo:
-        self.cache.merge(reply.revision, [reply.table])
-        table = table_from_wire(reply.table)
-        if any(self.cache.route(r) is None for r in table.region_ids):
-            await self.refresh(table=table.name)
-        return table
+    def _take(self, reply: catalog_pb2.TableReply) -> TableInfo:
+        """One's own change is in the cache when the call returns, however far behind the watched replica is."""
+        self._tell(self.cache.merge(reply.revision, [reply.table], reply.routes))
+        return table_from_wire(reply.table)
 
     async def _poll(self, region_id: int, deadline_ms: float) -> None:
         self.calls.prefer_next()
@@ -257,7 +256,10 @@ class RouteClient:
         except TimeoutError:
             log.warning("routes_watch_stalled", address=address, silent_ms=STALL_MS)
         except grpc.aio.AioRpcError as error:
-            log.info("routes_watch_broken", address=address, code=error.code().name, reason=error.details())
+            # While no replica can answer this comes again and again: said once until one was heard.
+            say = log.info if heard or not self._complained else log.debug
+            self._complained = not heard
+            say("routes_watch_broken", address=address, code=error.code().name, reason=error.details())
         except MetasrvError as error:
             log.warning("routes_watch_unreadable", address=address, reason=str(error))
         finally:

@@ -13,6 +13,8 @@ from groundwork.core.table import TableInfo
 from groundwork.core.wire import table_from_wire
 from protos.metasrv.v1 import routes_pb2, types_pb2
 
+GONE_MAX = 1_000
+
 
 class Phase(enum.IntEnum):
     """Of a region, as its route shows it. Values are those of the wire (metasrv.v1.Phase)."""
@@ -67,6 +69,8 @@ class RouteCache:
     def __init__(self) -> None:
         self.revision = 0
         self._tables: dict[int, TableInfo] = {}
+        self._as_of: dict[int, int] = {}  # table id -> revision of the newest answer that had it
+        self._gone: dict[int, None] = {}  # the last dropped table ids: an answer of a replica that lags may have them
         self._names: dict[str, int] = {}
         self._routes: dict[int, tuple[int, Route]] = {}  # region id -> (revision, route)
 
@@ -104,12 +108,14 @@ class RouteCache:
     ) -> set[int]:
         """Take in an answer about some tables and routes; the ids of the regions whose route changed."""
         for table in tables:
-            self._put_table(table_from_wire(table))
+            self._put_table(revision, table_from_wire(table))
         changed = set()
         for wire in routes:
             route = route_from_wire(wire)
             held = self._routes.get(route.region_id)
-            if held is None or (held[1].epoch, held[0]) <= (route.epoch, revision):
+            if route.table_id not in self._gone and (
+                held is None or (held[1].epoch, held[0]) <= (route.epoch, revision)
+            ):
                 self._routes[route.region_id] = (revision, route)
                 if held is None or held[1] != route:
                     changed.add(route.region_id)
@@ -118,10 +124,11 @@ class RouteCache:
     def reset_revision(self) -> None:
         """Accept snapshots of any revision again: every replica is behind what is held (a start from backup)."""
         self.revision = 0
+        self._as_of = dict.fromkeys(self._as_of, 0)
 
-    def _put_table(self, table: TableInfo) -> None:
+    def _put_table(self, revision: int, table: TableInfo) -> None:
         held = self._tables.get(table.table_id)
-        if held is not None and held.schema.version > table.schema.version:
+        if table.table_id in self._gone or (held is not None and held.schema.version > table.schema.version):
             return
         same_name = self._names.get(table.name)
         if same_name is not None and same_name > table.table_id:
@@ -129,10 +136,15 @@ class RouteCache:
         if same_name is not None and same_name != table.table_id:
             self._drop(same_name)
         self._tables[table.table_id] = table
+        self._as_of[table.table_id] = max(revision, self._as_of.get(table.table_id, 0))
         self._names[table.name] = table.table_id
 
     def _drop(self, table_id: int) -> set[int]:
+        self._gone[table_id] = None
+        while len(self._gone) > GONE_MAX:
+            del self._gone[next(iter(self._gone))]
         table = self._tables.pop(table_id, None)
+        self._as_of.pop(table_id, None)
         if table is None:
             return set()
         if self._names.get(table.name) == table_id:
@@ -142,6 +154,6 @@ class RouteCache:
     def _forget_all_but(self, snapshot: routes_pb2.RoutesEvent) -> set[int]:
         living = {t.table_id for t in snapshot.tables}
         changed: set[int] = set()
-        for table_id in [t for t in self._tables if t not in living]:
+        for table_id in [t for t in self._tables if t not in living and self._as_of[t] <= snapshot.revision]:
             changed |= self._drop(table_id)
         return changed

@@ -7,13 +7,13 @@ from groundwork.core.table import PARTITIONS_MAX, Column, Role, check_columns
 from groundwork.core.wire import column_from_wire
 from metasrv.adapters.forward import Forwarder
 from metasrv.adapters.proposing import Proposer
-from metasrv.adapters.to_wire import tables_to_wire
+from metasrv.adapters.to_wire import route_to_wire, tables_to_wire
 from metasrv.core import commands
 from metasrv.core.leases import LeaseBook
 from metasrv.core.machine import Machine
 from metasrv.core.planner import plan_table
 from metasrv.core.records import Table
-from metasrv.core.routes import live_tables
+from metasrv.core.routes import live_tables, table_routes
 from protos.metasrv.v1 import catalog_pb2, types_pb2
 from protos.metasrv.v1.catalog_pb2_grpc import CatalogServicer, CatalogStub
 
@@ -142,7 +142,11 @@ class Catalog(CatalogServicer):
         if table is None or table.dropping:
             raise Refused("not_found", f"the table {name!r} was dropped meanwhile")
         state = self._machine.state
-        return catalog_pb2.TableReply(revision=state.revision, table=tables_to_wire(state, [table.info()])[0])
+        return catalog_pb2.TableReply(
+            revision=state.revision,
+            table=tables_to_wire(state, [table.info()])[0],
+            routes=map(route_to_wire, table_routes(state, table.table_id)),
+        )
 
 
 def _columns(columns: Any, version: int) -> tuple[Column, ...]:

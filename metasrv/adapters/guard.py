@@ -86,7 +86,8 @@ class Guard(grpc.aio.ServerInterceptor):
     async def _abort(self, method: str, error: MetasrvError, context: Any) -> None:
         status, message, kind, _ = describe(error)
         leader = self._peers.get(error.leader_id or "", "") if isinstance(error, NotLeader) else ""
-        log.info("request_refused", method=method, kind=kind, reason=message)
+        passing = status is grpc.StatusCode.UNAVAILABLE  # the caller tries again: not worth a line each time
+        (log.debug if passing else log.info)("request_refused", method=method, kind=kind, reason=message)
         await context.abort(status, message, trailing(error, leader))
 
     def _unary(self, method: str, handle: Any) -> Any:

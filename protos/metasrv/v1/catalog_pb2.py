@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.metasrv.v1 import types_pb2 as protos_dot_metasrv_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/metasrv/v1/catalog.proto\x12\nmetasrv.v1\x1a\x1dprotos/metasrv/v1/types.proto\"\xd7\x01\n\x12\x43reateTableRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\x12.metasrv.v1.Column\x12\x19\n\x11partition_columns\x18\x04 \x03(\t\x12\x12\n\npartitions\x18\x05 \x01(\r\x12\x15\n\rif_not_exists\x18\x06 \x01(\x08\x12\x10\n\x08priority\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"~\n\x11WidenTableRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\x12.metasrv.v1.Column\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"|\n\x10\x44ropTableRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tif_exists\x18\x03 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"@\n\nTableReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12 \n\x05table\x18\x02 \x01(\x0b\x32\x11.metasrv.v1.Table\"7\n\x11ListTablesRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\"F\n\x0fListTablesReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x06tables\x18\x02 \x03(\x0b\x32\x11.metasrv.v1.Table2\xa2\x02\n\x07\x43\x61talog\x12\x45\n\x0b\x43reateTable\x12\x1e.metasrv.v1.CreateTableRequest\x1a\x16.metasrv.v1.TableReply\x12\x43\n\nWidenTable\x12\x1d.metasrv.v1.WidenTableRequest\x1a\x16.metasrv.v1.TableReply\x12\x41\n\tDropTable\x12\x1c.metasrv.v1.DropTableRequest\x1a\x16.metasrv.v1.TableReply\x12H\n\nListTables\x12\x1d.metasrv.v1.ListTablesRequest\x1a\x1b.metasrv.v1.ListTablesReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/metasrv/v1/catalog.proto\x12\nmetasrv.v1\x1a\x1dprotos/metasrv/v1/types.proto\"\xd7\x01\n\x12\x43reateTableRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\x12.metasrv.v1.Column\x12\x19\n\x11partition_columns\x18\x04 \x03(\t\x12\x12\n\npartitions\x18\x05 \x01(\r\x12\x15\n\rif_not_exists\x18\x06 \x01(\x08\x12\x10\n\x08priority\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"~\n\x11WidenTableRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\x12.metasrv.v1.Column\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"|\n\x10\x44ropTableRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tif_exists\x18\x03 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"c\n\nTableReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12 \n\x05table\x18\x02 \x01(\x0b\x32\x11.metasrv.v1.Table\x12!\n\x06routes\x18\x03 \x03(\x0b\x32\x11.metasrv.v1.Route\"7\n\x11ListTablesRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\"F\n\x0fListTablesReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12!\n\x06tables\x18\x02 \x03(\x0b\x32\x11.metasrv.v1.Table2\xa2\x02\n\x07\x43\x61talog\x12\x45\n\x0b\x43reateTable\x12\x1e.metasrv.v1.CreateTableRequest\x1a\x16.metasrv.v1.TableReply\x12\x43\n\nWidenTable\x12\x1d.metasrv.v1.WidenTableRequest\x1a\x16.metasrv.v1.TableReply\x12\x41\n\tDropTable\x12\x1c.metasrv.v1.DropTableRequest\x1a\x16.metasrv.v1.TableReply\x12H\n\nListTables\x12\x1d.metasrv.v1.ListTablesRequest\x1a\x1b.metasrv.v1.ListTablesReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,11 +39,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DROPTABLEREQUEST']._serialized_start=424
   _globals['_DROPTABLEREQUEST']._serialized_end=548
   _globals['_TABLEREPLY']._serialized_start=550
-  _globals['_TABLEREPLY']._serialized_end=614
-  _globals['_LISTTABLESREQUEST']._serialized_start=616
-  _globals['_LISTTABLESREQUEST']._serialized_end=671
-  _globals['_LISTTABLESREPLY']._serialized_start=673
-  _globals['_LISTTABLESREPLY']._serialized_end=743
-  _globals['_CATALOG']._serialized_start=746
-  _globals['_CATALOG']._serialized_end=1036
+  _globals['_TABLEREPLY']._serialized_end=649
+  _globals['_LISTTABLESREQUEST']._serialized_start=651
+  _globals['_LISTTABLESREQUEST']._serialized_end=706
+  _globals['_LISTTABLESREPLY']._serialized_start=708
+  _globals['_LISTTABLESREPLY']._serialized_end=778
+  _globals['_CATALOG']._serialized_start=781
+  _globals['_CATALOG']._serialized_end=1071
 # @@protoc_insertion_point(module_scope)

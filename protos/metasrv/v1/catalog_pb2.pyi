@@ -133,18 +133,24 @@ class TableReply(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     TABLE_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     @_builtins.property
     def table(self) -> _types_pb2.Table: ...
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Route]:
+        """where its regions are, as of that revision"""
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         table: _types_pb2.Table | None = ...,
+        routes: _abc.Iterable[_types_pb2.Route] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["table", b"table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "routes", b"routes", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

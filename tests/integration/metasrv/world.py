@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc.aio
+from prometheus_client import CollectorRegistry
 
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.config import ObjectStoreConfig
@@ -15,9 +16,11 @@ from groundwork.adapters.route_client import RouteClient
 from groundwork.adapters.rpc import aio_channel
 from groundwork.adapters.workers import ThreadWorkers
 from groundwork.core.table import Column, Role
+from metasrv.adapters.raft import EmbeddedRaft
 from metasrv.config import MetasrvConfig, Timing
 from metasrv.core.ports import Consensus, StateMachine
-from metasrv.service import Service
+from metasrv.main import raft_config
+from metasrv.service import ConsensusFactory, Service
 from metasrv.sim.solo import SoloConsensus
 from protos.metasrv.v1 import heartbeat_pb2, nodes_pb2, types_pb2
 from protos.metasrv.v1.heartbeat_pb2_grpc import HeartbeatStub
@@ -54,14 +57,15 @@ def configs(tmp_path: Path, n: int, lease_ms: int = 3_000) -> list[MetasrvConfig
 
 
 @contextlib.asynccontextmanager
-async def replica(
-    config: MetasrvConfig, consensus: Callable[[StateMachine, grpc.aio.Server], Consensus] | None = None
-) -> AsyncIterator[Service]:
+async def replica(config: MetasrvConfig, consensus: ConsensusFactory | None = None) -> AsyncIterator[Service]:
     """One replica; a single one in memory unless told otherwise."""
     workers = ThreadWorkers("store", 1)
     store = DirectoryStore(Path(config.object_store.directory), workers)
     service = Service(
-        config, SystemClock(), store, consensus or (lambda machine, server: SoloConsensus(machine, config.node_id))
+        config,
+        SystemClock(),
+        store,
+        consensus or (lambda machine, server, registry: SoloConsensus(machine, config.node_id)),
     )
     await service.start()
     try:
@@ -78,6 +82,38 @@ async def solo(tmp_path: Path, lease_ms: int = 3_000) -> AsyncIterator[tuple[Ser
     async with replica(config) as service, client([config.listen]) as routes:
         await routes.ready()
         yield service, routes
+
+
+def embedded(config: MetasrvConfig) -> ConsensusFactory:
+    """The real consensus of a replica."""
+
+    def build(machine: StateMachine, server: grpc.aio.Server, registry: CollectorRegistry) -> Consensus:
+        raft = EmbeddedRaft(raft_config(config, rejoin=False), machine, registry=registry)
+        raft.register(server)
+        return raft
+
+    return build
+
+
+@contextlib.asynccontextmanager
+async def trio(tmp_path: Path, lease_ms: int = 3_000) -> AsyncIterator[tuple[list[Service], RouteClient]]:
+    """Three replicas with a leader, and a client of all of them."""
+    async with contextlib.AsyncExitStack() as stack:
+        settings = configs(tmp_path, 3, lease_ms)
+        services = [await stack.enter_async_context(replica(c, embedded(c))) for c in settings]
+        routes = await stack.enter_async_context(client([c.listen for c in settings]))
+        await routes.ready(20_000)
+        yield services, routes
+
+
+async def leader_of(services: list[Service]) -> Service:
+    """The one that leads, once one does and the cluster has begun."""
+
+    async def look() -> Service | None:
+        found = (s for s in services if s.consensus.leadership().is_leader and s.machine.state.cluster_id)
+        return next(found, None)
+
+    return await eventually(look)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,87 @@
+"""Three replicas over real gRPC and the real consensus: relay, forwarding, failover, watching."""
+
+import asyncio
+from pathlib import Path
+
+from groundwork.core.route_cache import Phase
+from protos.metasrv.v1 import heartbeat_pb2
+from tests.integration.metasrv.world import CPU, beating, datanode, eventually, leader_of, trio
+
+
+def test_a_follower_relays_and_forwards(tmp_path: Path) -> None:
+    """T21's cure: an agent that reaches only a follower registers, gets leases and reports through it."""
+
+    async def story() -> None:
+        async with trio(tmp_path) as (services, routes):
+            leader = await leader_of(services)
+            follower = next(s for s in services if s is not leader)
+
+            async with datanode(follower.config.listen, "dn-1") as node:
+
+                async def granted() -> heartbeat_pb2.BeatReply | None:
+                    reply = await node.beat()
+                    return reply if reply.HasField("grant") else None
+
+                reply = await eventually(granted)
+                assert reply.relayed
+                assert reply.leader_address == leader.config.listen
+                table = await routes.create_table("cpu", CPU)
+                orders = node.orders()
+
+                async def ordered() -> int | None:
+                    told = await orders.read()
+                    return told.orders[0].epoch if told.orders else None
+
+                epoch = await eventually(ordered)
+                await node.serve(*table.region_ids, epoch=epoch)
+
+                async def serving() -> bool:
+                    route = routes.route(table.region_ids[0])
+                    return route is not None and route.phase is Phase.SERVING
+
+                await eventually(serving)
+                orders.cancel()
+
+    asyncio.run(story())
+
+
+def test_silence_is_failed_over(tmp_path: Path) -> None:
+    """A datanode that falls silent loses its regions to the one that goes on beating, and the watch says so."""
+
+    async def story() -> None:
+        async with trio(tmp_path, lease_ms=600) as (services, routes):
+            leader = await leader_of(services)
+            async with datanode(leader.config.listen, "dn-1") as victim:
+                table = await routes.create_table("cpu", CPU, partitions=4)
+                before = [routes.route(r) for r in table.region_ids]
+                assert {r.node_id for r in before if r} == {"dn-1"}
+                async with datanode(leader.config.listen, "dn-2", site="site-2") as survivor, beating(survivor):
+                    await victim.beat()
+                    for route in before:
+                        assert route is not None
+                        newer = await routes.wait_newer(route.region_id, route.epoch, deadline_ms=15_000)
+                        assert newer.node_id == "dn-2"
+                        assert newer.epoch > route.epoch
+                    assert (await victim.beat()).refusal == heartbeat_pb2.SUPERSEDED
+
+    asyncio.run(story())
+
+
+def test_leadership_moves_and_the_client_does_not_notice(tmp_path: Path) -> None:
+    """Leadership is handed over; leases go on, and a change goes through whichever replica it is sent to."""
+
+    async def story() -> None:
+        async with trio(tmp_path) as (services, routes):
+            first = await leader_of(services)
+            other = next(s for s in services if s is not first)
+            async with datanode(other.config.listen, "dn-1") as node:
+                await first.consensus.transfer(other.config.node_id)
+                await routes.create_table("cpu", CPU)
+
+                async def granted() -> bool:
+                    return (await node.beat()).HasField("grant")
+
+                await eventually(granted)
+                assert (await leader_of(services)).consensus.leadership().leader_id == other.config.node_id
+
+    asyncio.run(story())

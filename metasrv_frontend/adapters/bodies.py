@@ -37,9 +37,9 @@ class InFlight:
         finally:
             self.held -= share.held
 
-    def take(self, size: int) -> None:
-        """Count in. Raises Overloaded."""
-        if self.held and self.held + size > self._bytes_max:
+    def take(self, size: int, own: int) -> None:
+        """Count in, for a request that holds `own` already: one alone is never turned away. Raises Overloaded."""
+        if self.held > own and self.held + size > self._bytes_max:
             raise Overloaded(f"{self.held} bytes are being written, of at most {self._bytes_max}; send it again")
         self.held += size
 
@@ -53,7 +53,7 @@ class Share:
 
     def take(self, size: int) -> None:
         """Count in. Raises Overloaded."""
-        self._whole.take(size)
+        self._whole.take(size, self.held)
         self.held += size
 
 

@@ -5,7 +5,6 @@ node id over, do not start again.
 """
 
 import asyncio
-import os
 from pathlib import Path
 
 import click
@@ -66,6 +65,4 @@ def _serve(config: DatanodeConfig, fast: bool, takeover: bool) -> None:
 
 def main() -> None:
     """The console script."""
-    # The RPC library writes lines of its own beside ours, also where we already say what is wrong.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     cli()

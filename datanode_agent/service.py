@@ -18,7 +18,7 @@ from datanode_agent.adapters.heartbeat import Heard, Heartbeats
 from datanode_agent.adapters.metasrv_link import MetasrvLink
 from datanode_agent.adapters.metrics import Metrics
 from datanode_agent.adapters.pages import Readiness, pages
-from datanode_agent.adapters.server import DatanodeServicer, Identity
+from datanode_agent.adapters.server import DatanodeServicer, Identity, check_free
 from datanode_agent.adapters.systemd import notify
 from datanode_agent.config import DatanodeConfig
 from datanode_agent.engine.engine import Engine
@@ -100,6 +100,7 @@ class Agent:
             config.writes_in_flight_max, config.scans_in_flight_max,
         )  # fmt: skip
         datanode_pb2_grpc.add_DatanodeServicer_to_server(servicer, server)
+        check_free(config.listen)
         listen(server, config.listen, config.tls)
         await http.start()
         try:

@@ -1,5 +1,6 @@
 """The data path over gRPC: who is meant, how long there is, how much at once; then the engine."""
 
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -7,6 +8,7 @@ import grpc.aio
 
 from datanode_agent.adapters.metrics import Metrics
 from datanode_agent.engine.engine import Engine
+from groundwork.core.errors import BadInput
 from groundwork.core.ports import Clock
 from protos.datanode.v1 import datanode_pb2, datanode_pb2_grpc
 
@@ -15,6 +17,16 @@ DEADLINE_MS_MAX = 300_000.0
 REGIONS_A_REQUEST_MAX = 10_000
 RETRY_AFTER_MS = 50
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def check_free(address: str) -> None:
+    """Raise BadInput when somebody listens on that address. The RPC library says it too, with a line of its own."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        raise BadInput("listen", f"cannot listen on {address}: {error.strerror}") from error
 
 
 class Identity:

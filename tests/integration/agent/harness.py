@@ -9,7 +9,7 @@ from tests.ports import free_ports
 CLUSTER_ID = "6f1c0d4e8a7b4c2f9d3e5a6b7c8d9e0f"
 
 
-def write_config(folder: Path, metasrv: list[str], **changes: object) -> Path:
+def write_config(folder: Path, metasrv: list[str], objects: Path | None = None, **changes: object) -> Path:
     """A datanode.toml in `folder` with free ports; `changes` replace top-level values, None drops one."""
     grpc_port, http_port = free_ports(2)
     values: dict[str, object] = {
@@ -23,9 +23,10 @@ def write_config(folder: Path, metasrv: list[str], **changes: object) -> Path:
         **changes,
     }
     lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
-    lines += ["[object_store]", f"directory = {_toml(str(folder / 'objects'))}"]
+    objects = objects or folder / "objects"
+    lines += ["[object_store]", f"directory = {_toml(str(objects))}"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "objects").mkdir(exist_ok=True)
+    objects.mkdir(exist_ok=True)
     path = folder / "datanode.toml"
     path.write_text("\n".join(lines) + "\n")
     return path

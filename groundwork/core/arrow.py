@@ -43,7 +43,7 @@ def decode_batch(payload: Bytes, schema: pa.Schema) -> pa.RecordBatch:
     try:
         batch = pa.ipc.read_record_batch(pa.py_buffer(payload), schema)
         batch.validate()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise Damaged(f"not a record batch of the schema ({', '.join(schema.names)}): {error}") from error
     return batch
 
@@ -55,6 +55,10 @@ def check_batch(payload: Bytes, schema: pa.Schema, rows: int) -> pa.RecordBatch:
         batch.validate(full=True)
     except (Damaged, pa.ArrowInvalid) as error:
         raise BadInput("batch", str(error)) from error
+    reader = pa.BufferReader(payload)
+    pa.ipc.read_message(reader)
+    if reader.tell() != len(payload):
+        raise BadInput("batch", f"{len(payload) - reader.tell()} bytes follow the record batch message")
     if batch.num_rows != rows:
         raise BadInput("rows", f"the batch has {batch.num_rows} rows, the request says {rows}")
     return batch
@@ -68,9 +72,12 @@ def decode_spliced(payloads: Sequence[Bytes], schema: pa.Schema) -> pa.Table:
     """
     stream = b"".join((_schema_message(schema), *payloads, _END_OF_STREAM))
     try:
-        return pa.ipc.open_stream(stream).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pa.ipc.open_stream(stream).read_all()
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise Damaged(f"not record batches of the schema ({', '.join(schema.names)}): {error}") from error
+    if payloads and table.column(0).num_chunks != len(payloads):
+        raise Damaged(f"{len(payloads)} messages hold {table.column(0).num_chunks} record batches")
+    return table
 
 
 @functools.lru_cache(maxsize=4096)

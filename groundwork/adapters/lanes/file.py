@@ -54,6 +54,7 @@ class FileLog:
         self._limits = limits or Limits()
         self._segment_bytes = segment_bytes
         self._writers: dict[Lane, FileWriter] = {}
+        self._sealing = asyncio.Lock()  # sealers of one process do not take each other for the writer
 
     def _folder(self, lane: Lane) -> Path:
         return self._root / str(lane)
@@ -99,7 +100,8 @@ class FileLog:
                 os.close(lock)
 
         try:
-            end = await self._workers.run(end_it)
+            async with self._sealing:
+                end = await self._workers.run(end_it)
         except OSError as error:
             raise StoreUnavailable(f"cannot seal lane {lane}: {error.strerror}") from error
         log.info("lane_sealed", lane=str(lane), end=end)

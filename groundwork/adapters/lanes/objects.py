@@ -3,6 +3,7 @@
 The rules, and the interleaving that breaks each of them when it is left out, are in docs/lanes.md and tests/model.
 """
 
+import functools
 from collections.abc import AsyncIterator, Callable
 
 import structlog
@@ -57,7 +58,7 @@ class ObjectsLog:
         places, until_ms = self._places, self._places.deadline_ms()
         nonce = places.nonce()
         while True:
-            at, seal = await places.patiently(lambda: self._find_end(lane), until_ms)
+            at, seal = await self._find_end(lane, until_ms)
             while seal is None:
                 mark = encode_object(ObjectKind.SEAL, lane, at, nonce, [])
                 found = await places.settle(places.key(lane, at), mark, until_ms)
@@ -76,7 +77,7 @@ class ObjectsLog:
     async def trim(self, lane: Lane, below: int) -> None:
         """Delete data below a position: the marker first, durably. Never beyond what exists, never OPEN or SEAL."""
         places, until_ms = self._places, self._places.deadline_ms()
-        absent, seal = await places.patiently(lambda: self._find_end(lane, below), until_ms)
+        absent, seal = await self._find_end(lane, until_ms, below)
         end = absent if seal is None else seal
         if below > end:
             log.warning("lane_trim_clamped", lane=str(lane), below=below, end=end)
@@ -85,21 +86,21 @@ class ObjectsLog:
         await places.settle(marker, b"", until_ms)
         data = [seq for seq in await places.patiently(lambda: places.seqs(lane, 1), until_ms) if seq < below]
         markers = await places.patiently(lambda: places.store.list(f"{places.folder(lane)}trim/"), until_ms)
-        await places.store.delete([*(places.key(lane, seq) for seq in data), *(k for k in markers if k < marker)])
+        freed = [*(places.key(lane, seq) for seq in data), *(k for k in markers if k < marker)]
+        await places.patiently(lambda: places.store.delete(freed), until_ms)
 
-    async def _find_end(self, lane: Lane, below: int | None = None) -> tuple[int, int | None]:
+    async def _find_end(self, lane: Lane, until_ms: float, below: int | None = None) -> tuple[int, int | None]:
         """The lowest absent seq at or above the trim marker, and the first SEAL below it (and `below`), if any.
 
         Above a SEAL lies at most what its writer had in flight, so a SEAL is among the last WINDOW_MAX objects.
         """
         places = self._places
-        marker = await places.marker(lane)
-        at = marker
-        for seq in await places.seqs(lane, marker):
+        marker = at = await places.patiently(lambda: places.marker(lane), until_ms)
+        for seq in await places.patiently(lambda: places.seqs(lane, marker), until_ms):
             if seq != at:
                 break
             at += 1
         last = range(max(marker, at - WINDOW_MAX), at if below is None else min(at, below))
-        found = await gather(*(places.fetch(lane, seq) for seq in last))
+        found = await gather(*(places.patiently(functools.partial(places.fetch, lane, seq), until_ms) for seq in last))
         seals = [s for s, o in zip(last, found, strict=True) if o is not None and o.kind is ObjectKind.SEAL]
         return at, min(seals, default=None)

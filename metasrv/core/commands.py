@@ -70,7 +70,7 @@ class Note(Command, frozen=True, kw_only=True):
 
 
 class Register(Command, frozen=True, kw_only=True):
-    """A new incarnation of a node id; the value is its token. `replaces` is the incarnation that the leader saw (0: none)."""
+    """A new incarnation of a node id; the value is its token. `replaces`: the incarnation that the leader saw, or 0."""
 
     node_id: Name
     folder_id: Name

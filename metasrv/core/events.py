@@ -8,7 +8,7 @@ EVENT_REGIONS_MAX = 16
 
 
 class Event(Struct, frozen=True, array_like=True):
-    """One entry of the audit trail. `token` is what the command took, so that a region's epoch leads back to its reason."""
+    """One entry of the audit trail. `token` is what the command took: a region's epoch leads back to its reason."""
 
     revision: int
     wall_ms: int
@@ -21,7 +21,7 @@ class Event(Struct, frozen=True, array_like=True):
 
 
 class Outcome(Struct, frozen=True):
-    """Of one command. `refused` is empty when it was applied; `value` is what it made (an incarnation, table id, token...)."""
+    """Of one command. `refused` is empty when it was applied; `value` is what it made (an incarnation, table id...)."""
 
     revision: int
     kind: str
@@ -38,3 +38,8 @@ class Outcome(Struct, frozen=True):
 
 
 Subscriber = Callable[[int, Outcome], None]
+
+
+def regions_said(count: int) -> str:
+    """A number of regions in words that read well."""
+    return f"{count:,} region" if count == 1 else f"{count:,} regions"

@@ -3,7 +3,7 @@
 import datetime
 
 from groundwork.core.ids import table_of
-from metasrv.core.events import Event
+from metasrv.core.events import Event, regions_said
 from metasrv.core.leases import NodeView
 from metasrv.core.placement import pause_of
 from metasrv.core.records import NodeStatus, Phase
@@ -22,8 +22,8 @@ def explain_node(state: State, node_id: str, view: NodeView | None = None) -> li
         regions, lanes = state.node_region_count(node_id), len(state.open_lanes(node_id))
         how = node.status.name.lower() + (f" ({node.why})" if node.why else "")
         now = [
-            f"{node_id} ({node.locality}, {node.address}) is {how}: incarnation {node.incarnation}, {lanes} open lanes, "
-            f"{regions} regions of {node.capacity_regions or 'any number'}."
+            f"{node_id} ({node.locality}, {node.address}) is {how}: incarnation {node.incarnation}, "
+            f"{lanes} open lanes, {regions} regions of {node.capacity_regions or 'any number'}."
         ]
         if view and node.status <= NodeStatus.SUSPECT:
             now.append(f"It was heard {view.silent_ms:,.0f} ms ago; the lease is {state.config.lease_ms:,} ms.")
@@ -31,13 +31,13 @@ def explain_node(state: State, node_id: str, view: NodeView | None = None) -> li
             now.append(f"It is unwell: {view.why_unwell}.")
         drain = state.drains.get(node_id)
         if drain:
-            now.append(f"It is being drained for {drain.who or 'somebody'}: {regions} regions to go.")
+            now.append(f"It is being drained for {drain.who or 'somebody'}: {regions_said(regions)} to go.")
         pause = pause_of(state, 0, node_id)
         if pause:
             now.append(f"{pause.scope} is paused by {pause.who or 'somebody'}: {pause.reason or 'no reason given'}.")
         lost = sum(state.owned(lane) for lane in state.lost_lanes() if lane.node_id == node_id)
         if lost:
-            now.append(f"{lost} regions of its ended lanes have no new owner yet.")
+            now.append(f"{regions_said(lost)} of its ended lanes without a new owner yet.")
     told = [e for e in state.audit if node_id in e.node_ids or e.kind in _FOR_ALL]
     return now + [_told(e) for e in told[-SENTENCES_MAX:]]
 

@@ -1,4 +1,4 @@
-"""Who was heard when, and whether a beat may be granted a lease. In memory, on every replica; nothing of it is replicated.
+"""Who was heard when, and whether a beat may be granted a lease. In memory, on every replica; none of it is replicated.
 
 A grant is sound only if the leader called `confirm()` AFTER it received the beat: the service does that, then asks
 `decide`. Times are this replica's own clock, in ms; ages come from other replicas as durations, never as times.
@@ -160,7 +160,7 @@ class LeaseBook:
             self._note(node.node_id, node.incarnation, now_ms, now_ms - node.age_ms)
 
     def tick(self, now_ms: float, config: Config) -> float:
-        """Note that the leader is awake. After a gap over half a lease every node is credited with it (T3): the credit."""
+        """Note that the leader is awake. The credit that every node gets for a gap over half a lease (T3)."""
         before, self._ticked_ms = self._ticked_ms, now_ms
         self._lease_ms = config.lease_ms
         if before is None or now_ms - before <= config.lease_ms / 2:
@@ -174,7 +174,7 @@ class LeaseBook:
         return credit
 
     def silence_ms(self, node_id: str, incarnation: int, now_ms: float) -> float:
-        """For how long no reporting replica has heard this incarnation, as far as the leader may hold it against the node.
+        """For how long no reporting replica has heard this incarnation, as far as it may be held against the node.
 
         Counted from the last time any reporting replica heard it. Where none heard it, from the election (or its
         registration). Where the leader before this one does not report, from the election at the earliest: what it
@@ -205,7 +205,7 @@ class LeaseBook:
         return now_ms - memory.heard_at_ms < self._lease_ms
 
     def may_judge(self, now_ms: float, config: Config, replicas: Iterable[str]) -> bool:
-        """Whether enough is known after the election: all replicas reported, or two beats (a lease at most) have passed."""
+        """Whether enough is known after the election: all replicas reported, or two beats have passed."""
         if self._elected_ms is None:
             return False
         return self._reported >= set(replicas) or now_ms - self._elected_ms >= min(2 * config.beat_ms, config.lease_ms)

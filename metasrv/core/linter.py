@@ -7,7 +7,7 @@ from metasrv.core.state import State
 
 
 def check_failover(state: State, plan: Failover, unplaced: int) -> list[str]:
-    """The rules that the plan breaks, in words; empty for a sound plan. `unplaced`: regions that it leaves out, it says."""
+    """The rules that the plan breaks, in words; empty for a sound plan. `unplaced`: regions that it leaves out."""
     faults = []
     ended_nodes = {e.node_id for e in plan.ended}
     ending = {lane for n in ended_nodes for lane in state.open_lanes(n)} | set(plan.lanes)

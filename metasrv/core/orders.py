@@ -1,6 +1,6 @@
 """A node's orders: a pure function of the replicated state, at most one per region on a node.
 
-Kinds and fields map one to one to metasrv.v1.Order. Order numbers: 1 OPEN, 2 STOP, 3 RESUME, 4 PREPARE, 5 CLOSE, 6 DROP.
+Kinds and fields map one to one to metasrv.v1.Order.
 """
 
 import enum
@@ -95,7 +95,7 @@ def _owner_order(state: State, region_id: int, region: Region, migration: Migrat
 
 
 def trimmer_of(state: State, lane: Lane) -> str | None:
-    """Who carries out the trims of a lane: its writer, or where it is over the same node or the first one that is up."""
+    """Who carries out the trims of a lane: its writer; where it is over the same node, or the first that is up."""
     if not state.is_over(lane):
         return lane.node_id
     node = state.nodes.get(lane.node_id)

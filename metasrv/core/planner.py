@@ -1,7 +1,7 @@
 """Plans: pure functions of the state and what the leader sees of the nodes. A plan leaves nothing to decide later.
 
-Every plan has a sentence with figures, its steps for `--dry-run`, what could not be placed and why, and the command that
-commits it (None: nothing to do). Every failover plan is checked by metasrv.core.linter before it is given out.
+Every plan has a sentence with figures, its steps for `--dry-run`, what could not be placed and why, and the command
+that commits it (None: nothing to do). Every failover plan is checked by metasrv.core.linter before it is given out.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from groundwork.core.errors import BadInput
 from groundwork.core.ids import Lane, table_of
 from metasrv.core import linter
 from metasrv.core.commands import AnyCommand, Drain, Ended, Failover, Move, Placement, StartMigration
+from metasrv.core.events import regions_said
 from metasrv.core.leases import Inventory
 from metasrv.core.placement import Pool, pause_of
 from metasrv.core.records import Phase
@@ -72,7 +73,7 @@ def plan_failover(
         budget -= placed
     placed = sum(_count(state, m) for m in moves)
     unplaced = sum(reasons.values())
-    why_unplaced = "; ".join(f"{n} regions wait: {reason}" for reason, n in reasons.items())
+    why_unplaced = "; ".join(f"{regions_said(n)} waiting: {reason}" for reason, n in reasons.items())
     sentence = _failover_sentence(state, why, moves, placed, later, why_unplaced)
     if not moves and not ending:
         return Plan(sentence, None, (), unplaced, why_unplaced)
@@ -93,7 +94,9 @@ def _failover_sentence(state: State, why: str, moves: list[Move], placed: int, l
         by_node[move.target.node_id] = by_node.get(move.target.node_id, 0) + _count(state, move)
     to = ", ".join(f"{n} ({c})" for n, c in sorted(by_node.items()))
     lanes = len({m.source for m in moves})
-    parts = [f"{placed} regions of {lanes} lanes go to {to}" if placed else "no region is moved"]
+    parts = [
+        f"{regions_said(placed)} of {lanes} lane{'s' if lanes > 1 else ''} to {to}" if placed else "no region is moved"
+    ]
     if later:
         parts.append(f"{later} more follow at once")
     if waiting:
@@ -131,7 +134,7 @@ def _groups(state: State, sources: Sequence[Lane], wall_ms: int) -> list[_Group]
 
 
 def _place(state: State, pool: Pool, group: _Group, moves: list[Move], reasons: dict[str, int]) -> int:
-    """Keep the group together if any node has room for it; else spread it, most important first. How many were placed."""
+    """Keep the group together if any node has room for it; else spread it, most important first. How many fit."""
     home = group.source.node_id
     only = [home] if group.paused else None  # a pause holds regions where they are: their own node may have them back
     target = pool.take(group.count, home, only)
@@ -205,7 +208,7 @@ def plan_migration(
         moves.append(Placement(region_id, lane))
         steps.append(PlanStep(region_id, source, lane.node_id, why))
     targets = ", ".join(sorted({s.to_node for s in steps}))
-    sentence = f"{len(steps)} regions are to move to {targets}" + (f": {why}" if why else "")
+    sentence = f"{regions_said(len(steps))} to move to {targets}" + (f": {why}" if why else "")
     command = StartMigration(moves=tuple(moves), who=who, why=why, wall_ms=wall_ms, request_id=request_id)
     return Plan(sentence, command, tuple(steps))
 
@@ -233,6 +236,6 @@ def plan_drain(
     for step in steps:
         by_target[step.to_node] = by_target.get(step.to_node, 0) + 1
     to = ", ".join(f"{n} ({c})" for n, c in sorted(by_target.items())) or "nowhere"
-    sentence = f"{node_id} is drained of {len(steps) + unplaced} regions, to {to}" + (f"; {why}" if why else "")
+    sentence = f"{node_id} is drained of {regions_said(len(steps) + unplaced)}, to {to}" + (f"; {why}" if why else "")
     command = Drain(node_id=node_id, who=who, by_node=by_node, wall_ms=wall_ms, request_id=request_id)
     return Plan(sentence, command, tuple(steps), unplaced, why)

@@ -1,6 +1,6 @@
 """Planned work: migrations, drains, drops, rebalancing, trims. What to propose next, from the state alone and the time.
 
-    StartMigration -> target tails -> Prepared -> owner stops -> Stopped commits the hand-over -> target opens -> Serving
+    StartMigration -> target tails -> Prepared -> owner stops -> Stopped commits the hand-over -> target serves
                           \\-- deadline, or the target is not up any more: CancelMigration, the owner resumes --/
 
 Nothing here is needed for safety: each step is a command that the machine judges. Deadlines count on the leader's clock
@@ -14,6 +14,7 @@ from msgspec import Struct
 from groundwork.core.ids import Lane
 from metasrv.core.commands import CancelMigration, Failover, Placement, Reopen, StartMigration, Trim, TrimPoint
 from metasrv.core.decisions import Decision
+from metasrv.core.events import regions_said
 from metasrv.core.leases import Inventory, LeaseBook
 from metasrv.core.placement import Pool, pause_of
 from metasrv.core.planner import plan_failover
@@ -75,7 +76,7 @@ class Procedures:
         return [
             Decision(
                 "cancel",
-                f"the move of {len(regions)} regions is cancelled: {why}",
+                f"the move of {regions_said(len(regions))} is cancelled: {why}",
                 CancelMigration(attempt=attempt, region_ids=tuple(sorted(regions)), why=why, wall_ms=wall_ms),
             )
             for (attempt, why), regions in sorted(overdue.items())
@@ -95,9 +96,9 @@ class Procedures:
                     moves.append(Placement(region_id, target))
             if moves:
                 room -= len(moves)
-                why = f"drain of {node_id}, {state.node_region_count(node_id)} regions to go"
+                why = f"drain of {node_id}, {regions_said(state.node_region_count(node_id))} to go"
                 command = StartMigration(moves=tuple(moves), who=drain.who, why=why, wall_ms=wall_ms)
-                out.append(Decision("migration", f"{len(moves)} regions leave {node_id}: {why}", command))
+                out.append(Decision("migration", f"{regions_said(len(moves))} to leave {node_id}: {why}", command))
         return out
 
     @staticmethod
@@ -131,7 +132,7 @@ class Procedures:
                 again.append(region_id)
         if not again:
             return []
-        said = f"{len(again)} regions that failed to open try again under a new epoch"
+        said = f"{regions_said(len(again))} that failed to open: again, under a new epoch"
         return [Decision("reopen", said, Reopen(region_ids=tuple(sorted(again)), sentence=said, wall_ms=wall_ms))]
 
     def _may_end_a_lane(self, now_ms: float) -> bool:
@@ -201,17 +202,17 @@ def running(state: State) -> list[ProcedureView]:
     ]  # fmt: skip
     for node_id, d in state.drains.items():
         left = state.node_region_count(node_id)
-        how = f"{left} regions to go" if left else "drained"
+        how = f"{regions_said(left)} to go" if left else "drained"
         out.append(ProcedureView(d.procedure_id, "drain", how, 0, node_id, "", f"asked by {d.who}", d.started_wall_ms))
     for table in state.tables.values():
         if table.dropping:
-            how = f"{table.remaining} regions to confirm"
+            how = f"{regions_said(table.remaining)} to confirm"
             out.append(ProcedureView(table.dropping, "drop", how, why=f"table {table.name}"))
     lost = state.lost_lanes()
     if lost:
         count = sum(state.owned(lane) for lane in lost)
         nodes = ", ".join(sorted({lane.node_id for lane in lost}))
-        out.append(ProcedureView(0, "failover", f"{count} regions have no new owner yet", from_node=nodes))
+        out.append(ProcedureView(0, "failover", f"{regions_said(count)} without a new owner yet", from_node=nodes))
     return sorted(out, key=lambda p: (p.procedure_id, p.region_id))
 
 

@@ -6,6 +6,7 @@ only a few regions at a time: so a node that flaps never gets any, and one that 
 
 from metasrv.core.commands import Placement, StartMigration
 from metasrv.core.decisions import Decision
+from metasrv.core.events import regions_said
 from metasrv.core.leases import Inventory
 from metasrv.core.placement import UNLIMITED, Pool, pause_of
 from metasrv.core.records import NodeStatus, Phase
@@ -37,9 +38,11 @@ def plan_rebalance(state: State, inventory: Inventory, wall_ms: int) -> list[Dec
     placements = [Placement(r, lane) for r in regions if (lane := pool.take(1, only=[emptiest]))]
     if not placements:
         return []
-    why = f"rebalance: {fullest} owns {counts[fullest]} regions, {emptiest} {counts[emptiest]}"
+    why = f"rebalance: {fullest} owns {regions_said(counts[fullest])}, {emptiest} {counts[emptiest]}"
     command = StartMigration(moves=tuple(placements), who="metasrv", why=why, wall_ms=wall_ms)
-    return [Decision("migration", f"{len(placements)} regions move from {fullest} to {emptiest}: {why}", command)]
+    return [
+        Decision("migration", f"{regions_said(len(placements))} to move from {fullest} to {emptiest}: {why}", command)
+    ]
 
 
 def _serving(state: State, node_id: str) -> list[int]:

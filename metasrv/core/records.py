@@ -56,7 +56,7 @@ class StayEnd(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Region(Struct, frozen=True, array_like=True, gc=False):
-    """One partition. `lane` is its owner's lane; `stay_epoch` is that of its claim there (below `epoch` once resumed)."""
+    """One partition. `lane` is its owner's; `stay_epoch` is that of its claim there (below `epoch` once resumed)."""
 
     lane: Lane
     epoch: Token
@@ -94,7 +94,7 @@ class LaneState(Struct, frozen=True, array_like=True):
 
 
 class Table(Struct, frozen=True):
-    """A table. Its regions are `region_id(table_id, 0..partitions-1)`; those of a table being dropped disappear one by one."""
+    """A table. Its regions are `region_id(table_id, 0..partitions-1)`; while it is dropped they go one by one."""
 
     table_id: int
     name: str

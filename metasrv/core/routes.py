@@ -12,7 +12,7 @@ from metasrv.core.state import State
 
 
 class Route(Struct, frozen=True):
-    """metasrv.v1.Route. While LOST the node is the one that was lost: an owner that is not there is not "no owner" (T22)."""
+    """metasrv.v1.Route. While LOST the node is the one that was lost: an absent owner is not "no owner" (T22)."""
 
     region_id: int
     table_id: int

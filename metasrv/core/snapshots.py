@@ -1,6 +1,6 @@
 """Snapshots: a header and then sections, each slice small enough that encoding it stalls nobody.
 
-Slice 0 is the magic and the format version; every other slice is msgpack [section, payload]; the last is ["end", count].
+Slice 0 is the magic and the format version; every other slice is msgpack [section, payload], the last ["end", count].
 Records that may be many are copied shallowly (or shared, copy on write) when the snapshot is asked for, so what is
 applied between two slices does not show.
 """

@@ -3,9 +3,9 @@
     up --silent for a lease--> Suspect committed --at once--> Failover committed     (heard again in between: Clear)
     released, superseded, unplaced --at once--> Failover committed
 
-step() is pure in what it is given, but remembers (in memory, lost with the leader, rebuilt by the next) when it began to
-doubt itself and what it said last, so that nothing is said twice. What must outlive a leader is replicated: a suspect
-stays one, whoever leads, and gets no grant; so leaders that keep changing cannot postpone its failover (T2).
+step() is pure in what it is given, but remembers (in memory, lost with the leader, rebuilt by the next) when it began
+to doubt itself and what it said last, so that nothing is said twice. What must outlive a leader is replicated: a
+suspect stays one, whoever leads, and gets no grant; so changing leaders cannot postpone its failover for ever (T2).
 """
 
 from collections.abc import Iterable, Sequence
@@ -138,7 +138,8 @@ class Supervisor:
             self._asking = frozenset(shaky)
             said = (
                 f"{len(shaky)} of {len(alive)} datanodes are silent at once, more than "
-                f"{state.config.breaker_fraction:.0%} and not one site or zone: the leader {self._id} doubts itself and asks the other replicas"
+                f"{state.config.breaker_fraction:.0%} and not one site or zone: "
+                f"the leader {self._id} doubts itself and asks the other replicas"
             )
             note = Note(kind="breaker", sentence=said, wall_ms=wall_ms)
             return [Decision("breaker", said, note), Decision("ask", "ask what the others hear", ask_replicas=True)]

@@ -1,6 +1,7 @@
 """Planned moves: start and cancel. The hand-over itself is the commit of the owner's Stopped report (reports.py)."""
 
 from metasrv.core.commands import CancelMigration, Placement, StartMigration
+from metasrv.core.events import regions_said
 from metasrv.core.records import Migration, NodeStatus, Phase
 from metasrv.core.transaction import Refused, Transaction
 
@@ -24,7 +25,7 @@ def start(tx: Transaction, cmd: StartMigration) -> int:
         tx.set_migration(region_id, Migration(attempt, source, move.target, False, cmd.who, cmd.why, cmd.wall_ms))
     nodes = sorted({m.target.node_id for m in chosen.values()} | {tx.state.regions[r].lane.node_id for r in chosen})
     targets = ", ".join(sorted({m.target.node_id for m in chosen.values()}))
-    said = f"{len(chosen)} regions are being moved to {targets}: {cmd.why or cmd.who or 'no reason given'}"
+    said = f"{regions_said(len(chosen))} on the way to {targets}: {cmd.why or cmd.who or 'no reason given'}"
     tx.event("migration", said, nodes, chosen, attempt=attempt)
     return attempt
 
@@ -37,19 +38,19 @@ def _why_not(tx: Transaction, move: Placement) -> str:
     if state.is_over(region.lane) or region.phase is not Phase.SERVING:
         return f"is {state.phase_of(region).name.lower()}: only a serving region can be moved"
     if move.region_id in state.migrations:
-        return f"is being moved already (procedure {state.migrations[move.region_id].attempt})"
+        return f"is being moved already, by procedure {state.migrations[move.region_id].attempt}"
     target = state.nodes.get(move.target.node_id)
     if state.is_over(move.target) or target is None or target.status is not NodeStatus.UP:
         return f"cannot go to {move.target.node_id}, which is not up"
     if move.target.node_id == region.lane.node_id:
         return f"is on {move.target.node_id} already"
     if move.target.node_id in state.drains:
-        return f"cannot go to {move.target.node_id}, which is being drained"
+        return f"cannot go to {move.target.node_id}, which is drained"
     return ""
 
 
 def cancel(tx: Transaction, cmd: CancelMigration) -> int:
-    """Either this commits for a region, or its hand-over: each ends the attempt for the other. The value is how many."""
+    """Either this commits for a region, or its hand-over: each ends the attempt for the other. Value: how many."""
     state = tx.state
     mine = [r for r, m in state.migrations.items() if m.attempt == cmd.attempt]
     chosen = sorted(r for r in mine if cmd.region_ids is None or r in cmd.region_ids)
@@ -59,8 +60,8 @@ def cancel(tx: Transaction, cmd: CancelMigration) -> int:
     stopped = sum(state.migrations[r].stopping for r in chosen)
     for region_id in chosen:
         tx.end_migration(region_id)
-    said = f"the move of {len(chosen)} regions was cancelled by {cmd.who or 'metasrv'}: {cmd.why or 'no reason given'}"
+    said = f"the move of {regions_said(len(chosen))} was cancelled by {cmd.who or 'metasrv'}: {cmd.why or 'no reason given'}"
     if stopped:
-        said += f"; {stopped} owners resume under a new epoch"
+        said += f"; {regions_said(stopped)} resume under a new epoch"
     tx.event("cancel", said, sorted(nodes), chosen, attempt=cmd.attempt)
     return len(chosen)

@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from groundwork.core.ids import Lane, Locality, check_node_id
 from metasrv.core.commands import Clear, Drain, Forget, Register, Release, Suspect, Undrain
+from metasrv.core.events import regions_said
 from metasrv.core.records import Drain as DrainRecord
 from metasrv.core.records import Node, NodeStatus
 from metasrv.core.transaction import Refused, Transaction
@@ -12,7 +13,7 @@ NODES_MAX = 10_000
 
 
 def register(tx: Transaction, cmd: Register) -> int:
-    """A new incarnation. It supersedes the old one, whose lanes are over with this very command. The value is its token."""
+    """A new incarnation; the value is its token. The old one's lanes are over with this very command."""
     state = tx.state
     check_node_id(cmd.node_id)
     Locality.parse(cmd.locality)
@@ -45,10 +46,11 @@ def register(tx: Transaction, cmd: Register) -> int:
             NodeStatus.UP, registered_wall_ms=cmd.wall_ms,
         )
     )  # fmt: skip
-    said = f"{cmd.node_id} ({cmd.locality}) registered as incarnation {incarnation} with {cmd.lanes} lanes"
+    lanes = f"{cmd.lanes} lane{'s' if cmd.lanes > 1 else ''}"
+    said = f"{cmd.node_id} ({cmd.locality}) registered as incarnation {incarnation} with {lanes}"
     if old:
         how = "took over from" if old.folder_id != cmd.folder_id else "supersedes"
-        said += f"; it {how} incarnation {old.incarnation}, which owned {orphans} regions"
+        said += f"; it {how} incarnation {old.incarnation}, which owned {regions_said(orphans)}"
     tx.event("register", said, (cmd.node_id,), token=incarnation)
     return incarnation
 
@@ -71,7 +73,7 @@ def release(tx: Transaction, cmd: Release) -> int:
     witness = cmd.witness or "itself"
     tx.end_incarnation(node, NodeStatus.RELEASED, f"released by {witness}")
     tx.event(
-        "release", f"{cmd.node_id} was released by {witness}; it owned {regions} regions", (cmd.node_id,), regions=(),
+        "release", f"{cmd.node_id} was released by {witness}; it owned {regions_said(regions)}", (cmd.node_id,), regions=(),
         witness=witness,
     )  # fmt: skip
     return 0
@@ -127,7 +129,7 @@ def drain(tx: Transaction, cmd: Drain) -> int:
     tx.state.drains[cmd.node_id] = DrainRecord(procedure_id, cmd.who, cmd.by_node, cmd.wall_ms)
     tx.set_node(tx.state.nodes[cmd.node_id])
     regions = tx.state.node_region_count(cmd.node_id)
-    said = f"{cmd.who or 'somebody'} drains {cmd.node_id}: {regions} regions are to leave it"
+    said = f"{cmd.who or 'somebody'} drains {cmd.node_id}: {regions_said(regions)} to go"
     tx.event("drain", said, (cmd.node_id,), token=procedure_id)
     return procedure_id
 

@@ -6,6 +6,7 @@ failover moves regions of lanes that are over, and nothing else.
 
 from groundwork.core.ids import Lane
 from metasrv.core.commands import Failover, Reopen, Trim
+from metasrv.core.events import regions_said
 from metasrv.core.orders import trimmer_of
 from metasrv.core.records import NodeStatus, Phase
 from metasrv.core.transaction import Refused, Transaction
@@ -28,7 +29,7 @@ def failover(tx: Transaction, cmd: Failover) -> int:
     for end in cmd.ended:
         node = state.nodes[end.node_id]
         if node.status <= NodeStatus.SUSPECT:
-            tx.end_incarnation(node, NodeStatus.LOST, f"failed over ({end.cause})")
+            tx.end_incarnation(node, NodeStatus.LOST, f"failed over: {end.cause}")
     tx.end_lanes(sorted(ending))
     moved = 0
     for move in cmd.moves:
@@ -42,7 +43,7 @@ def failover(tx: Transaction, cmd: Failover) -> int:
     nodes = (
         [e.node_id for e in cmd.ended] + [m.source.node_id for m in cmd.moves] + [m.target.node_id for m in cmd.moves]
     )
-    tx.event("failover", cmd.sentence or f"{moved} regions were failed over", nodes, token=tx.epoch(), moved=moved)
+    tx.event("failover", cmd.sentence or f"{regions_said(moved)} failed over", nodes, token=tx.epoch(), moved=moved)
     return tx.epoch()
 
 
@@ -64,7 +65,7 @@ def _judge_ended(tx: Transaction, cmd: Failover) -> set[Lane]:
 
 
 def reopen(tx: Transaction, cmd: Reopen) -> int:
-    """The same owner and lane under a new epoch, for regions that it reported as failed to open. The value is the epoch."""
+    """The same lane under a new epoch (the value), for regions that their owner reported as failed to open."""
     state = tx.state
     chosen = []
     for region_id in sorted(set(cmd.region_ids)):
@@ -78,7 +79,7 @@ def reopen(tx: Transaction, cmd: Reopen) -> int:
         tx.assign(region_id, state.regions[region_id].lane)
         state.failures[region_id] = failure  # how often it failed is still wanted
     nodes = sorted({state.regions[r].lane.node_id for r in chosen})
-    tx.event("reopen", cmd.sentence or f"{len(chosen)} regions open again under a new epoch", nodes, chosen)
+    tx.event("reopen", cmd.sentence or f"{regions_said(len(chosen))} to open again under a new epoch", nodes, chosen)
     return tx.epoch()
 
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from groundwork.core.ids import table_of
 from metasrv.core.commands import Closed, Covered, Prepared, RegionFailed, Reports, Serving, Stopped
+from metasrv.core.events import regions_said
 from metasrv.core.records import Failure, Phase, Region, Stay, StayEnd
 from metasrv.core.transaction import Transaction
 
@@ -42,7 +43,7 @@ def _tell(tx: Transaction, batch: _Batch) -> None:
         mine = [s for s in batch.serving if s.node_id == node_id]
         slowest = max(mine, key=lambda s: s.seal_ms + s.claim_ms + s.replay_ms)
         said = (
-            f"{len(mine)} regions serve on {node_id}; the slowest took {slowest.seal_ms:,} ms to seal, "
+            f"{regions_said(len(mine))} serving on {node_id}; the slowest took {slowest.seal_ms:,} ms to seal, "
             f"{slowest.claim_ms:,} ms to claim, {slowest.replay_ms:,} ms to replay {slowest.replayed_entries:,} entries"
         )
         regions = [s.region_id for s in mine]
@@ -53,7 +54,7 @@ def _tell(tx: Transaction, batch: _Batch) -> None:
         )  # fmt: skip
     for pair in sorted({(source, target) for _, source, target in batch.moved}):
         regions = [r for r, *between in batch.moved if tuple(between) == pair]
-        said = f"{len(regions)} regions were handed over from {pair[0]} to {pair[1]} under epoch {tx.epoch()}"
+        said = f"{regions_said(len(regions))} handed over from {pair[0]} to {pair[1]} under epoch {tx.epoch()}"
         tx.event("handover", said, pair, regions)
 
 
@@ -62,7 +63,9 @@ def _owner(tx: Transaction, item: Serving | Stopped | RegionFailed | Closed) -> 
     if region is None:
         return f"region {item.region_id} does not exist"
     if (region.lane.node_id, region.lane.incarnation) != (item.node_id, item.incarnation):
-        return f"{region.lane.node_id} owns region {item.region_id}, not incarnation {item.incarnation} of {item.node_id}"
+        return (
+            f"{region.lane.node_id} owns region {item.region_id}, not incarnation {item.incarnation} of {item.node_id}"
+        )
     if tx.state.is_over(region.lane):
         return f"lane {region.lane} is over"
     if region.epoch != item.epoch:
@@ -109,7 +112,10 @@ def _stopped(tx: Transaction, batch: _Batch, item: Stopped) -> str:
     if not migration.stopping or region.phase is not Phase.STOPPING:
         return f"region {item.region_id} was not told to stop"
     if item.lane != region.lane or item.stay_epoch != region.stay_epoch:
-        return f"region {item.region_id} is in stay {region.stay_epoch} of lane {region.lane}, not {item.stay_epoch} of {item.lane}"
+        return (
+            f"region {item.region_id} is in stay {region.stay_epoch} of lane {region.lane}, "
+            f"not {item.stay_epoch} of {item.lane}"
+        )
     # An ended target lane ends the migration with it, so the target can take the region.
     end = StayEnd(region.lane, region.stay_epoch, item.position)
     tx.end_migration(item.region_id, resume=False)
@@ -158,7 +164,11 @@ def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
         stays, ends = region.stays, region.ends
         if item.closed_position is not None:
             ends = (*ends, StayEnd(region.lane, region.stay_epoch, item.closed_position))
-        if item.lane and state.is_over(item.lane) and all((s.lane, s.epoch) != (item.lane, item.stay_epoch) for s in stays):
+        if (
+            item.lane
+            and state.is_over(item.lane)
+            and all((s.lane, s.epoch) != (item.lane, item.stay_epoch) for s in stays)
+        ):
             stays = (Stay(item.lane, item.stay_epoch), *stays)  # unknown here, as after a start from backup
         phase = region.phase if region.phase is Phase.DROPPING else Phase.OPENING
         tx.set_region(item.region_id, replace(region, phase=phase, stays=stays, ends=ends))

@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from groundwork.core.table import NAME_BYTES_MAX, Column, Role, Schema, check_columns
 from metasrv.core.commands import CreateTable, DropTable, WidenTable
+from metasrv.core.events import regions_said
 from metasrv.core.records import NodeStatus, Phase, Table
 from metasrv.core.transaction import Refused, Transaction
 
@@ -35,7 +36,7 @@ def create(tx: Transaction, cmd: CreateTable) -> int:
     for region, at in zip(table.region_ids, cmd.placement, strict=True):
         tx.assign(region, cmd.lanes[at])
     nodes = sorted({lane.node_id for lane in cmd.lanes})
-    said = f"table {cmd.name} was created with {cmd.partitions} regions on {', '.join(nodes)}"
+    said = f"table {cmd.name} was created with {regions_said(cmd.partitions)} on {', '.join(nodes)}"
     tx.event("create_table", said, nodes, table.region_ids[:16], table_id=table.table_id)
     return table.table_id
 
@@ -91,6 +92,6 @@ def drop(tx: Transaction, cmd: DropTable) -> int:
             tx.end_migration(region_id, resume=False)
         tx.set_region(region_id, replace(region, epoch=token, phase=Phase.DROPPING))
     tx.set_table(replace(table, dropping=token))
-    said = f"{cmd.who or 'somebody'} drops table {cmd.name}: {table.remaining} regions are to confirm"
+    said = f"{cmd.who or 'somebody'} drops table {cmd.name}: {regions_said(table.remaining)} to confirm"
     tx.event("drop_table", said, regions=table.region_ids[:16], table_id=table.table_id)
     return token

@@ -14,7 +14,7 @@ from metactl.cluster import Cluster
 from metactl.inputs import TABLE, create_table_sql
 from metactl.layout import Timing, plan_layout, ports_needed
 from metactl.ports import PortHolder
-from metactl.routing import serving
+from metactl.routing import table_serves
 from metactl.sql import run_sql
 from metactl.waiting import until
 
@@ -39,7 +39,7 @@ def running(regions: int, timing: Timing, datanode_sites: Sequence[int]) -> Iter
             cluster.start()
             cluster.wait_ready()
             run_sql(frontends[0], create_table_sql(TABLE, regions))
-            until("every region serves", lambda: serving(metasrv.routes(TABLE)))
+            until("every region serves", lambda: table_serves(lambda: metasrv.routes(TABLE)))
             yield Bench(cluster, metasrv, frontends, table_from_wire(metasrv.routes(TABLE).table))
     finally:
         metasrv.close()

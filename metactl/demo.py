@@ -17,10 +17,11 @@ from metactl.cluster import Cluster
 from metactl.faults import aim_of, strike
 from metactl.inputs import TABLE, create_table_sql, files_under
 from metactl.layout import Timing, plan_layout, ports_needed
+from metactl.ledger import Row
 from metactl.ports import PortHolder
-from metactl.routing import moved_regions, served_elsewhere, serving, site_of_acks
+from metactl.routing import moved_regions, served_elsewhere, site_of_acks, table_serves
 from metactl.sql import read_back, run_sql
-from metactl.timeline import Fault, writes_again
+from metactl.timeline import Fault, Happening, writes_again
 from metactl.verify import Verdict, check
 from metactl.waiting import DrillFailed, go_on, until
 from metactl.watching import Follower, Narrator
@@ -29,7 +30,7 @@ from metactl.zombie import Zombie
 from protos.metasrv.v1 import admin_pb2, routes_pb2
 
 LEADER_DEADLINE_S = 20.0
-ACKS_LOOKED_AT = 20  # for each region
+REPORTS_S = 0.3  # a region serves a moment before metasrv has committed that it does
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Drill:
         self._events = Metasrv(addresses, layout.cluster_id)
         self._frontends = [m.http for m in layout.of("frontend")]
         self._narrator = Narrator(console)
+        self._rows: list[Row] = []
 
     def run(self) -> report.Result:
         """The whole drill. Raises a MetasrvError where it cannot be brought to its end."""
@@ -98,7 +100,7 @@ class Drill:
             before = self._routes()
             self._narrator.skip(follower.happenings)
             fault = self._strike(before)
-            self._recover(load, follower, fault)
+            recovery = self._recover(load, follower, fault)
             zombie_acks = self._wake(fault, before, load) if fault.name == "pause" else 0
             go_on(self._options.duration_s / 2, load.check)
         finally:
@@ -107,7 +109,7 @@ class Drill:
         after = self._routes()
         verdict = self._verify(load)
         moved = moved_regions(before, after, fault)
-        outcome = report.result(verdict, load.acks, follower.happenings, fault, lease_ms, moved, zombie_acks)
+        outcome = report.result(verdict, load.acks, recovery, fault, lease_ms, moved, zombie_acks)
         self._explain(fault)
         self._show(outcome, verdict)
         self._draw(outcome, load, before, after, fault)
@@ -119,6 +121,7 @@ class Drill:
     def _start(self) -> int:
         self._say(f"3 metasrv, 4 datanodes, 2 frontends start in {self._folder}")
         self.cluster.start()
+        self._rows = list(files_under(self._options.input_folder, self._options.rows_max))
         self.cluster.wait_ready()
         status = self._metasrv.status()
         self._say(f"all ready; leader {status.leader_id}, lease {status.lease_ms} ms")
@@ -128,11 +131,11 @@ class Drill:
         statement = create_table_sql(TABLE, self._options.regions)
         run_sql(self._frontends[0], statement)
         self._say(statement)
-        until("every region serves", lambda: serving(self._routes()))
+        until("every region serves", lambda: table_serves(self._routes))
         return table_from_wire(self._routes().table)
 
     def _bulk(self, load: Workload) -> None:
-        rows = list(files_under(self._options.input_folder, self._options.rows_max))
+        rows = self._rows
         began_ms = boottime_ms()
         load.bulk_load(rows)
         took_s = (boottime_ms() - began_ms) / 1000
@@ -163,7 +166,7 @@ class Drill:
         self._narrator.line("fault", f"{aim_of(fault.name).text}: {len(fault.regions)} regions hit", fault.began_ms)
         return fault
 
-    def _recover(self, load: Workload, follower: Follower, fault: Fault) -> None:
+    def _recover(self, load: Workload, follower: Follower, fault: Fault) -> list[Happening]:
         def look() -> None:
             load.check()
             self._narrator.catch_up(follower.happenings, load.acks, fault)
@@ -177,6 +180,14 @@ class Drill:
             raise DrillFailed(f"{error}; {len(missing)} do not: {', '.join(stuck[:5])}") from error
         look()
         self._narrator.line("recovered", f"all of {len(regions)} regions take writes again")
+        if fault.name == "restart":
+            until("the node is back", lambda: self._is_back(fault), load.check)
+            self._narrator.line("back", f"{fault.nodes[0]} is registered under a new incarnation")
+        go_on(REPORTS_S, load.check)
+        return list(follower.happenings)
+
+    def _is_back(self, fault: Fault) -> bool:
+        return any(n.node_id in fault.nodes and n.status == "up" for n in self._metasrv.status().nodes)
 
     def _wake(self, fault: Fault, before: routes_pb2.RoutesReply, load: Workload) -> int:
         node = fault.nodes[0]
@@ -206,10 +217,13 @@ class Drill:
         return self._metasrv.routes(TABLE)
 
     def _explain(self, fault: Fault) -> None:
+        """P6: the cluster's own sentences about what happened to the nodes that were hit, the newest."""
+        told: dict[str, None] = {}
         for node in fault.nodes:
             request = admin_pb2.ExplainRequest(sender=self._metasrv.sender, node_id=node)
-            for sentence in self._metasrv.ask(lambda r: r.admin.Explain, request).sentences:
-                self._console.print(f"why: {sentence}", markup=False, highlight=False)
+            told.update(dict.fromkeys(self._metasrv.ask(lambda r: r.admin.Explain, request).sentences[-2:]))
+        for sentence in told:
+            self._console.print(f"why: {sentence}", markup=False, highlight=False)
 
     def _show(self, outcome: report.Result, verdict: Verdict) -> None:
         self._console.print()

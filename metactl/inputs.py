@@ -16,32 +16,35 @@ SUFFIX_BYTES_MAX = 32
 
 def files_under(folder: Path, limit: int) -> Iterator[Row]:
     """One row for each regular file below a folder, at most `limit`: time = mtime, tags = path and suffix, size."""
-    found = 0
-    for directory, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            row = _file_row(Path(directory, name))
-            if row is None:
-                continue
-            yield row
-            found += 1
-            if found >= limit:
-                return
+    left = limit
+    folders = [str(folder)]
+    while folders and left > 0:
+        try:
+            with os.scandir(folders.pop()) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError:
+            continue  # gone, or not ours to look into
+        folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+        for entry in entries:
+            row = _file_row(entry)
+            if row is not None and left > 0:
+                left -= 1
+                yield row
 
 
-def _file_row(path: Path) -> Row | None:
+def _file_row(entry: "os.DirEntry[str]") -> Row | None:
     """The row of one file; None for what is not a regular file or has a name that is not text."""
-    text = str(path)
-    if not text.isprintable() or text.endswith("\\"):
+    if not entry.is_file(follow_symlinks=False) or not entry.path.isprintable() or entry.path.endswith("\\"):
         return None
     try:
-        stat = path.lstat()
+        stat = entry.stat(follow_symlinks=False)
     except OSError:
         return None
-    if path.is_symlink() or not path.is_file() or stat.st_mtime_ns <= 0:
+    if stat.st_mtime_ns <= 0:
         return None
-    suffix = path.suffix if path.suffix.isalnum() or path.suffix[1:].isalnum() else ""
-    return Row(text, suffix[:SUFFIX_BYTES_MAX] if suffix.isascii() else "", stat.st_mtime_ns, stat.st_size)
+    _, dot, suffix = entry.name.rpartition(".")
+    known = dot and suffix.isascii() and suffix.isalnum() and len(suffix) < SUFFIX_BYTES_MAX
+    return Row(entry.path, f".{suffix}" if known else "", stat.st_mtime_ns, stat.st_size)
 
 
 def processes() -> list[tuple[int, str, int, int]]:

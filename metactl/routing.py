@@ -1,7 +1,8 @@
-"""What a drill reads from routes: who serves, who moved, which site. Pure."""
+"""What a drill reads from routes: who serves, who moved, which site."""
 
 from collections.abc import Callable, Mapping
 
+from groundwork.core.errors import Refused
 from metactl.timeline import Ack, Fault
 from protos.metasrv.v1 import routes_pb2, types_pb2
 
@@ -9,6 +10,16 @@ from protos.metasrv.v1 import routes_pb2, types_pb2
 def serving(routes: routes_pb2.RoutesReply) -> bool:
     """Whether every region of the table serves."""
     return bool(routes.routes) and all(r.phase == types_pb2.SERVING for r in routes.routes)
+
+
+def table_serves(routes: Callable[[], routes_pb2.RoutesReply]) -> bool:
+    """Whether every region of a table that was just made serves; a replica may not have heard of the table yet."""
+    try:
+        return serving(routes())
+    except Refused as refused:
+        if refused.kind == "not_found":
+            return False
+        raise
 
 
 def served_elsewhere(routes: routes_pb2.RoutesReply, fault: Fault) -> bool:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 PHASES = ("last_ack", "suspect", "decided", "sealed", "claimed", "replayed", "first_ack")
-# An answer of a process that was killed may be on its way for so long; a recovery is never that fast.
-IN_FLIGHT_MS = 100.0
+# An answer of a process that was killed may be on its way for so long, on a busy machine. What a frontend held through
+# a recovery faster than this does not count, but the region's next ack does.
+IN_FLIGHT_MS = 1_000.0
 
 
 class Happening(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     canary_ms: float = 500  # an idle lane proves itself this often
     probe_ms: float = 1_000  # and the object store
     tail_poll_ms: float = 5  # a preparing region looks for new entries this often
-    manifest_wait_ms: float = 200  # a replay pass waits this long for slow manifests of its lane
+    manifest_wait_ms: float = 200  # a replay pass starts when none of its regions read a manifest for so long
     retry_ms: float = 50  # first wait after the store was unavailable; doubles up to retry_ms_max
     retry_ms_max: float = 2_000
     waiting_requests_max: int = 10_000

@@ -6,6 +6,7 @@ A claim may look again and try again, but stops where a lane is not committed as
 below its own. It never seals a lane that metasrv has not ended.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 
 import structlog
@@ -63,6 +64,9 @@ class Opener:
         self._context = context
         self._manifests = manifests
         self._replays = replays
+        # Apart, so that no region holds a slot while it waits for a pass that waits for another's manifest.
+        self._reads = asyncio.Semaphore(context.config.opens_parallel_max)
+        self._claims = asyncio.Semaphore(context.config.opens_parallel_max)
 
     def announce(self, region_id: int, order: nodes_pb2.Order) -> None:
         """This order is about to be carried out: one pass of each lane that it names will serve all such regions."""
@@ -106,7 +110,8 @@ class Opener:
         origin = await self._origin(region.region_id)
         seal_ms = 0.0
         for _ in range(CLAIM_ATTEMPTS_MAX):
-            current = await self._manifests.newest(region.region_id, at_least)
+            async with self._reads:
+                current = await self._manifests.newest(region.region_id, at_least)
             at_least = current.version if current else 0
             if current is not None and current.epoch == order.epoch and current.nonce == nonce:
                 return current, seal_ms  # an earlier attempt's put landed, and its reply was lost
@@ -123,8 +128,10 @@ class Opener:
                 sealed[following.lane] = await self._replays.of(following.lane, region.region_id).seal()
                 seal_ms += self._context.clock.now_ms() - began_ms
                 continue
-            written = await self._manifests.put(following)
-            if written is not None and await self._manifests.predecessor_exists(written):
+            async with self._claims:
+                written = await self._manifests.put(following)
+                counts = written is not None and await self._manifests.predecessor_exists(written)
+            if written is not None and counts:
                 log.info("region_claimed", region_id=region.region_id, epoch=order.epoch, version=written.version)
                 return written, seal_ms
         raise OpenFailed("store_unavailable", f"the claim was overtaken {CLAIM_ATTEMPTS_MAX} times")

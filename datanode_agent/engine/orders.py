@@ -44,7 +44,6 @@ class Orders:
         self._opener = Opener(context, self.manifests, self._replays)
         self._handover = Handover(context, self.manifests, self._replays, self._tails)
         self._warm: dict[int, dict[StayKey, Warm]] = {}
-        self._slots = asyncio.Semaphore(context.config.opens_parallel_max)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------- orders in
@@ -166,8 +165,7 @@ class Orders:
         if lane is None or lane.sealed:
             self.fail(region, "lane_over", f"lane {order.lane_index} of this incarnation takes no appends")
             return
-        async with self._slots:
-            opened = await self._opener.open(region, order, lane, warm, region.known_version)
+        opened = await self._opener.open(region, order, lane, warm, region.known_version)
         self._context.metrics.open_ms.observe(self._context.clock.now_ms() - began_ms)
         if opened.damage:
             worst = opened.damage[0]

@@ -27,7 +27,7 @@ class LaneReplay:
         self.seal_ms = 0.0
         self._context = context
         self._expected: set[int] = set()
-        self._heard = Changed()
+        self._all_spoke = Changed()
         self._wanted: dict[int, tuple[int, int | None]] = {}
         self._passes: dict[int, asyncio.Task[Demux]] = {}
         self._begins: dict[int, tuple[int, int | None]] = {}
@@ -43,7 +43,8 @@ class LaneReplay:
     def skip(self, region_id: int) -> None:
         """It does not, or it failed."""
         self._expected.discard(region_id)
-        self._heard.notify()
+        if not self._expected:
+            self._all_spoke.notify()
 
     def need(self, region_id: int, start: int, end: int | None) -> None:
         """It will need the lane from `start` on, up to `end` (None: the seal). Said before it claims."""
@@ -108,11 +109,14 @@ class LaneReplay:
         return end
 
     async def _gather(self) -> Demux:
-        deadline_ms = self._context.clock.now_ms() + self._context.config.manifest_wait_ms
+        # As long as one after another speaks it is worth waiting: a pass for all costs as much as a pass for one.
+        left = len(self._expected)
         while self._expected:
-            left_ms = deadline_ms - self._context.clock.now_ms()
-            if not await within(self._context.clock, self._heard.future(), left_ms):
+            if await within(self._context.clock, self._all_spoke.future(), self._context.config.manifest_wait_ms):
                 break
+            if len(self._expected) == left:
+                break
+            left = len(self._expected)
         await asyncio.sleep(0)  # those that speak in this very turn
         wanted, self._wanted, self._gathering = self._wanted, {}, None
         ends = [end for _, end in wanted.values()]

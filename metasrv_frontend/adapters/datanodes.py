@@ -190,7 +190,7 @@ class Datanodes:
             target = datanode_pb2.Target(
                 cluster_id=self._cluster_id, node_id=route.node_id, incarnation=route.incarnation
             )
-            stub: "datanode_pb2_grpc.DatanodeAsyncStub" = datanode_pb2_grpc.DatanodeStub(channel)
+            stub: datanode_pb2_grpc.DatanodeAsyncStub = datanode_pb2_grpc.DatanodeStub(channel)
             link = self._links[who] = _Link(stub, target)
         return link
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import signal
+import socket
 from pathlib import Path
 
 import click
 import grpc.aio
 import structlog
 import uvloop
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.config import exit_with
@@ -41,6 +42,16 @@ def raft_config(config: MetasrvConfig, rejoin: bool) -> RaftConfig:
     )
 
 
+def check_free(address: str) -> None:
+    """Raise BadInput where the port is taken, before gRPC says so in lines of its own."""
+    host, _, port = address.rpartition(":")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        raise BadInput("listen", f"cannot listen on {address}: {error.strerror}") from error
+
+
 async def serve(config: MetasrvConfig, rejoin: bool) -> None:
     """Run until SIGTERM or SIGINT. Raises what keeps it from starting, or ends it."""
     workers = ThreadWorkers("object-store", STORE_THREADS)
@@ -49,6 +60,7 @@ async def serve(config: MetasrvConfig, rejoin: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
+        check_free(config.listen)
         store = open_object_store(config.object_store, workers)
 
         def embedded(machine: StateMachine, server: grpc.aio.Server, registry: CollectorRegistry) -> Consensus:
@@ -80,6 +92,7 @@ def main(path: Path, rejoin: bool) -> None:
     """One replica of the metadata service."""
     try:
         config = load(path)
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library forgot its types
         configure_logs(config.node_id, config.log_level)
         folder = DataFolder(Path(config.data_dir), config.cluster_id, config.node_id)
         folder.open()

@@ -5,7 +5,7 @@ it and rebuilt by the next one. Order: consensus persists, then sends, then appl
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
 import grpc
 import grpc.aio
@@ -37,7 +37,7 @@ from protos.metasrv.v1.replica_pb2_grpc import ReplicasStub
 
 log = structlog.get_logger()
 ConsensusFactory = Callable[[StateMachine, grpc.aio.Server, CollectorRegistry], Consensus]
-HEARD_TIMEOUT_S = 0.3
+HEARD_TIMEOUT_MS_MAX = 300
 STORE_RETRY_MS = 500
 # After these the supervisor may have something to do at once.
 _POKES = frozenset(
@@ -61,8 +61,7 @@ class Service:
         self.consensus = consensus(self.machine, self._server, self.metrics.registry)
         self._proposer = Proposer(self.consensus, clock, self.metrics)
         self._poke = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        count_outcomes(self.metrics, self.machine)
+        count_outcomes(self.metrics, self.machine, clock)
         self._faces = Faces(
             config=config,
             clock=clock,
@@ -105,10 +104,10 @@ class Service:
 
     async def stop(self) -> None:
         """Hand leadership over where there is a follower to take it, then stop."""
-        tasks = [*self._tasks, *([self._loop_task] if self._loop_task else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.gather(self._loop_task, return_exceptions=True)
+        self._faces.close_streams()
         await self._faces.relay.stop()
         await self.consensus.stop()
         await self._server.stop(0.1)
@@ -146,13 +145,10 @@ class Service:
         self.book.elected(self.clock.now_ms())
         supervisor = Supervisor(self.config.node_id, sorted(self.config.peers))
         procedures = Procedures()
-        asking: asyncio.Task[None] | None = None
         while self._leads(term):
             try:
                 if not await self._prepare():
                     continue
-                if asking is None:
-                    asking = self._spawn(self._ask_replicas())
                 if await self._step(supervisor, procedures):
                     continue
             except NotLeader:
@@ -174,9 +170,6 @@ class Service:
     async def _step(self, supervisor: Supervisor, procedures: Procedures) -> bool:
         """One look at everything; whether something was applied, so that it is worth looking again at once."""
         now_ms, wall_ms = self.clock.now_ms(), self.clock.wall_ms()
-        credit_ms = self.book.tick(now_ms, self.machine.state.config)
-        if credit_ms > 0:
-            log.warning("leader_was_absent", credit_ms=round(credit_ms), means="every node is credited with it")
         applied = await self._carry_out(supervisor.step(now_ms, wall_ms, self.machine.state, self.book))
         now_ms = self.clock.now_ms()
         return await self._carry_out(procedures.step(now_ms, wall_ms, self.machine.state, self.book)) or applied
@@ -195,21 +188,16 @@ class Service:
                 await self.consensus.transfer(decision.transfer_to)
         return applied
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     async def _ask_replicas(self) -> None:
         """What did the other replicas hear, and how long ago?"""
         await asyncio.gather(*(self._ask_replica(node_id) for node_id in self._peers.others))
-        self._poke.set()
 
     async def _ask_replica(self, node_id: str) -> None:
         request = replica_pb2.HeardRequest(cluster_id=self.config.cluster_id)
+        # Well below half a lease, or the leader would take its own patience for an absence (T3).
+        timeout_s = min(HEARD_TIMEOUT_MS_MAX, self.config.timing.lease_ms / 8) / 1000
         try:
-            reply = await ReplicasStub(self._peers.channel(node_id)).Heard(request, timeout=HEARD_TIMEOUT_S)
+            reply = await ReplicasStub(self._peers.channel(node_id)).Heard(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             log.info("replica_did_not_say", replica_id=node_id, code=error.code().name)
             return

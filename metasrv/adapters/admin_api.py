@@ -103,7 +103,7 @@ class Admin(AdminServicer):
     async def events(self, from_revision: int, follow: bool) -> AsyncIterator[admin_pb2.Event]:
         """As Events, for HTTP too."""
         with self._feeds.audit.reader() as feed, self._metrics.watchers.labels("events").track_inprogress():
-            while True:
+            while not self._feeds.closing:
                 feed.take()
                 for event in self._machine.events(from_revision + 1):
                     from_revision = max(from_revision, event.revision)
@@ -111,6 +111,13 @@ class Admin(AdminServicer):
                 if not follow:
                     return
                 await feed.wait(WAIT_MS)
+
+    def _answered(self, request_id: str) -> admin_pb2.PlanReply | None:
+        """The answer to a repeat of a change that was committed: what it planned may not be there any more."""
+        held = self._machine.state.answers.get(request_id) if request_id else None
+        if held is None:
+            return None
+        return admin_pb2.PlanReply(committed=True, procedure_id=held.value, summary="Committed already.")
 
     async def _commit(self, plan: Plan, dry_run: bool) -> admin_pb2.PlanReply:
         if dry_run or plan.command is None:
@@ -120,6 +127,8 @@ class Admin(AdminServicer):
         return plan_to_wire(plan, committed=True, procedure_id=outcome.value)
 
     async def _migrate(self, request: admin_pb2.MigrateRequest) -> admin_pb2.PlanReply:
+        if answered := self._answered(request.request_id):
+            return answered
         if not request.region_ids:
             raise BadInput("region_ids", "name at least one region")
         clock, state = self._proposer.clock, self._machine.state
@@ -136,6 +145,8 @@ class Admin(AdminServicer):
         return await self._commit(plan, request.dry_run)
 
     async def _drain(self, request: admin_pb2.DrainRequest) -> admin_pb2.PlanReply:
+        if answered := self._answered(request.request_id):
+            return answered
         clock, state = self._proposer.clock, self._machine.state
         if request.node_id not in state.nodes:
             raise Refused("not_found", f"no datanode {request.node_id!r} is registered")
@@ -156,6 +167,8 @@ class Admin(AdminServicer):
         return await self._commit(plan, request.dry_run)
 
     async def _pause(self, request: admin_pb2.PauseRequest) -> admin_pb2.PlanReply:
+        if answered := self._answered(request.request_id):
+            return answered
         _check_scope(request.scope)
         if not 0 < request.for_ms <= PAUSE_MS_MAX:
             raise BadInput("for_ms", f"{request.for_ms} is not from 1 to {PAUSE_MS_MAX} (a week): a pause must end")
@@ -172,6 +185,8 @@ class Admin(AdminServicer):
         return await self._commit(Plan(sentence, command), request.dry_run)
 
     async def _resume(self, request: admin_pb2.ResumeRequest) -> admin_pb2.PlanReply:
+        if answered := self._answered(request.request_id):
+            return answered
         _check_scope(request.scope)
         if request.scope not in self._machine.state.pauses:
             raise Refused("not_found", f"{request.scope} is not paused")
@@ -184,6 +199,8 @@ class Admin(AdminServicer):
         return await self._commit(Plan(f"The pause of {request.scope} ends.", command), request.dry_run)
 
     async def _cancel(self, request: admin_pb2.CancelRequest) -> admin_pb2.PlanReply:
+        if answered := self._answered(request.request_id):
+            return answered
         state, wall_ms = self._machine.state, self._proposer.clock.wall_ms()
         attempt = request.procedure_id
         moving = sorted(r for r, m in state.migrations.items() if m.attempt == attempt)

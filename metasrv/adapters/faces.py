@@ -48,7 +48,7 @@ class Faces:
     ) -> None:
         consensus = proposer.consensus
         address = config.peers[config.node_id]
-        feeds = StateFeeds(machine)
+        feeds = self._feeds = StateFeeds(machine)
         forwarder = Forwarder(consensus, peers)
         judge = LeaseJudge(
             clock=clock, consensus=consensus, machine=machine, book=book, metrics=metrics, address=address, poke=poke
@@ -98,6 +98,10 @@ class Faces:
         add_RoutesServicer_to_server(self._routes, server)
         add_CatalogServicer_to_server(self._catalog, server)
         add_AdminServicer_to_server(self._admin, server)
+
+    def close_streams(self) -> None:
+        """Let watchers go to another replica by themselves."""
+        self._feeds.close()
 
     def http_app(self) -> Starlette:
         """The HTTP application."""

@@ -1,14 +1,18 @@
 """Metrics from the applied state: counted as commands are applied, gauged when somebody looks."""
 
+from groundwork.core.ports import Clock
 from metasrv.adapters.metrics import Metrics
 from metasrv.core.events import Outcome
 from metasrv.core.machine import Machine
 from metasrv.core.ports import Consensus
 from metasrv.core.records import NodeStatus
 
+FAILOVERS_TIMED_MAX = 100
 
-def count_outcomes(metrics: Metrics, machine: Machine) -> None:
-    """Subscribe the counters to the machine."""
+
+def count_outcomes(metrics: Metrics, machine: Machine, clock: Clock) -> None:
+    """Subscribe the counters to the machine. A failover's phases: silent, then recover (from its commit to serving)."""
+    began: dict[int, float] = {}  # a failover's epoch -> when it was applied here
 
     def applied(revision: int, outcome: Outcome) -> None:
         metrics.commands.labels(outcome.kind).inc()
@@ -16,8 +20,16 @@ def count_outcomes(metrics: Metrics, machine: Machine) -> None:
             return
         if outcome.kind == "Failover":
             metrics.failovers.inc()
+            began[outcome.value] = clock.now_ms()
+            while len(began) > FAILOVERS_TIMED_MAX:
+                del began[next(iter(began))]
         elif outcome.kind == "Suspect":
             metrics.suspects.inc()
+        for event in outcome.events:
+            if event.kind == "serving" and event.token in began:
+                metrics.failover_ms.labels("recover").observe(clock.now_ms() - began[event.token])
+            elif event.kind == "suspect":
+                metrics.failover_ms.labels("silent").observe(float(event.fields.get("silent_ms", "0")))
 
     machine.subscribe(applied)
 

@@ -67,7 +67,7 @@ class Nodes(NodesServicer):
         self._check_incarnation(node_id, incarnation)
         with self._feeds.orders(node_id) as feed, self._metrics.watchers.labels("orders").track_inprogress():
             writer = _OrdersWriter(self._machine, node_id)
-            while True:
+            while not self._feeds.closing:
                 self._check_incarnation(node_id, incarnation)
                 yield writer.next(feed)
                 await feed.wait(QUIET_MS)

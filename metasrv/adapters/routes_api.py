@@ -70,7 +70,7 @@ class Routes(RoutesServicer):
             self._require_state()
             await self._catch_up(request.from_revision, feed)
             self._begin(request.from_revision, feed)
-            while True:
+            while not self._feeds.closing:
                 for event in self._events(feed):
                     yield event
                 await feed.wait(QUIET_MS)

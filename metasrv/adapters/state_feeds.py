@@ -22,6 +22,7 @@ class StateFeeds:
         self.routes: Feeds[Key] = Feeds()
         self.audit: Feeds[Key] = Feeds()
         self._orders: dict[str, Feeds[Key]] = {}
+        self.closing = False  # streams end by themselves, so that nothing has to be cut off
         machine.subscribe(self._applied)
 
     @contextmanager
@@ -32,6 +33,12 @@ class StateFeeds:
             yield feed
         if not len(feeds):
             self._orders.pop(node_id, None)
+
+    def close(self) -> None:
+        """Let every stream end at its next turn, which is now."""
+        self.closing = True
+        for feeds in (self.routes, self.audit, *self._orders.values()):
+            feeds.mark_everything()
 
     @property
     def orders_open(self) -> int:

@@ -117,7 +117,9 @@ class LeaseBook:
     def _note(self, node_id: str, incarnation: int, now_ms: float, at_ms: float) -> _Memory | None:
         memory = self._nodes.get(node_id)
         if memory is None or memory.incarnation < incarnation:
-            memory = self._nodes[node_id] = _Memory(incarnation, at_ms, True, now_ms)
+            # What the last incarnation proved of this machine counts until the new one speaks for itself.
+            last = memory.beat if memory else None
+            memory = self._nodes[node_id] = _Memory(incarnation, at_ms, True, now_ms, beat=last)
         elif memory.incarnation > incarnation:
             return None
         memory.heard_at_ms = max(memory.heard_at_ms, at_ms) if memory.known else at_ms
@@ -183,7 +185,8 @@ class LeaseBook:
         memory = self._nodes.get(node_id)
         if memory is None or memory.incarnation != incarnation:
             first = self._elected_ms if memory is None and self._elected_ms is not None else now_ms
-            memory = self._nodes[node_id] = _Memory(incarnation, first, False, max(first, now_ms) if memory else first)
+            last = memory.beat if memory else None
+            memory = self._nodes[node_id] = _Memory(incarnation, first, False, first, beat=last)
         since = memory.heard_at_ms if memory.known else memory.first_ms
         if self._elected_ms is not None and (not memory.known or self._previous_leader not in self._reported):
             since = max(since, self._elected_ms)
@@ -236,8 +239,8 @@ class LeaseBook:
         node, config = state.nodes[node_id], state.config
         silent = self.silence_ms(node_id, node.incarnation, now_ms)
         memory = self._nodes[node_id]
+        why = _unwell(memory.beat, config)
         beat = memory.beat if memory.beat and memory.beat.incarnation == node.incarnation else None
-        why = _unwell(beat, config)
         up = node.status is NodeStatus.UP and silent < config.lease_ms
         if not up or why:
             memory.well_since_ms = None

@@ -44,6 +44,7 @@ class Pool:
         self._free: dict[str, int] = {}
         self._capacity: dict[str, int] = {}
         self._settled: dict[str, bool] = {}
+        self._heard: dict[str, bool] = {}
         self._lanes: dict[str, dict[Lane, int]] = {}
         inbound: dict[str, int] = {}
         for migration in state.migrations.values():
@@ -62,6 +63,7 @@ class Pool:
             self._capacity[node.node_id] = node.capacity_regions or UNLIMITED
             self._free[node.node_id] = max(0, self._capacity[node.node_id] - used)
             self._settled[node.node_id] = view.settled
+            self._heard[node.node_id] = view.known
             self._lanes[node.node_id] = usable
 
     def nodes(self) -> list[str]:
@@ -78,9 +80,12 @@ class Pool:
         return (capacity - self._free[node_id] + more) / capacity
 
     def take(self, count: int, home: str = "", only: Iterable[str] | None = None) -> Lane | None:
-        """The best lane with room for `count` regions, which it then has no more. `home`: the node that had them."""
+        """The best lane with room for `count` regions, which it then has no more. `home`: the node that had them.
+
+        A restarted home gets its own back before its first beat; what others lost it gets only once it was heard.
+        """
         names = self._free if only is None else [n for n in only if n in self._free]
-        fitting = [n for n in names if self._free[n] >= count]
+        fitting = [n for n in names if self._free[n] >= count and (self._heard[n] or n == home or not home)]
         if not fitting:
             return None
         best = min(fitting, key=lambda n: (n != home, not self._settled[n], self.load(n, count), n))
@@ -96,7 +101,7 @@ class Pool:
 
     def roomiest(self, only: Iterable[str] | None = None) -> tuple[str, int] | None:
         """The node with the most room, and how much; None when nothing fits anywhere."""
-        names = self._free if only is None else [n for n in only if n in self._free]
+        names = [n for n in (self._free if only is None else only) if n in self._free and self._heard[n]]
         best = max(names, key=lambda n: (self._settled[n], self._free[n], n), default=None)
         best = best if best and self._free[best] else max(names, key=lambda n: (self._free[n], n), default=None)
         return (best, self._free[best]) if best and self._free[best] else None

@@ -61,7 +61,8 @@ def plan_failover(
     moves: list[Move] = []
     reasons: dict[str, int] = {}
     budget, later = state.config.failover_regions_max, 0
-    for group in sorted(_groups(state, sources, wall_ms), key=lambda g: (-g.priority, -g.count, g.source)):
+    short = pool.free() < sum(state.owned(lane) for lane in sources)
+    for group in sorted(_groups(state, sources, wall_ms, short), key=lambda g: (-g.priority, -g.count, g.source)):
         if group.count > budget:
             if moves:
                 later += group.count
@@ -108,12 +109,16 @@ def _by_priority(state: State, source: Lane) -> list[int]:
     return sorted(state.regions_of(source), key=lambda r: (-state.tables[table_of(r)].priority, r))
 
 
-def _groups(state: State, sources: Sequence[Lane], wall_ms: int) -> list[_Group]:
-    """One group per lane; more only where some tables are paused. Regions are looked at only where that can matter."""
+def _groups(state: State, sources: Sequence[Lane], wall_ms: int, short: bool) -> list[_Group]:
+    """One group per lane, looked at region by region only where that can matter.
+
+    That is where tables are paused, or where they differ in importance; a lane is split by importance only when there
+    is not room for all (`short`).
+    """
     paused_tables = {
-        t.table_id: p.scope
+        t.table_id: f"table/{t.name} is paused"
         for t in state.tables.values()
-        if (p := state.pauses.get(f"table/{t.name}")) and pause_of(state, wall_ms, table=t.name)
+        if f"table/{t.name}" in state.pauses and pause_of(state, wall_ms, table=t.name)
     }
     ranked = any(t.priority for t in state.tables.values())
     groups = []
@@ -123,13 +128,13 @@ def _groups(state: State, sources: Sequence[Lane], wall_ms: int) -> list[_Group]
         if not paused_tables and not ranked:
             groups.append(_Group(source, state.owned(source), paused=scope))
             continue
-        regions = _by_priority(state, source)
-        held = [r for r in regions if table_of(r) in paused_tables] if not scope else []
-        free = [r for r in regions if table_of(r) not in paused_tables] if held else regions
-        for ids, reason in ((free, scope), (held, f"{paused_tables[table_of(held[0])]} is paused" if held else "")):
-            if ids:
-                priority = state.tables[table_of(ids[0])].priority
-                groups.append(_Group(source, len(ids), ids if held else None, priority, reason))
+        parts: dict[tuple[int, str], list[int]] = {}
+        for region_id in _by_priority(state, source):
+            priority = state.tables[table_of(region_id)].priority if short else 0
+            parts.setdefault((priority, scope or paused_tables.get(table_of(region_id), "")), []).append(region_id)
+        for (_, reason), ids in parts.items():
+            highest = state.tables[table_of(ids[0])].priority
+            groups.append(_Group(source, len(ids), ids if len(parts) > 1 else None, highest, reason))
     return groups
 
 
@@ -154,7 +159,7 @@ def _place(state: State, pool: Pool, group: _Group, moves: list[Move], reasons: 
         elif not pool.nodes():
             reason = "no other datanode is up and well"
         else:
-            reason = f"the {len(pool.nodes())} datanodes that are up and well have no room left"
+            reason = f"the datanodes that are up and well ({len(pool.nodes())}) have no room left"
         reasons[reason] = reasons.get(reason, 0) + len(rest)
     return placed
 

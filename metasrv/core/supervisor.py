@@ -125,8 +125,15 @@ class Supervisor:
         self, now_ms: float, wall_ms: int, state: State, book: LeaseBook, inventory: Inventory, silent: list[Node]
     ) -> list[Decision] | None:
         """None: go on. A list: the leader doubts itself first, and does only that."""
+        if self._asking:  # the answers are in
+            self._doubted, self._asking = self._asking, frozenset()
+            other, theirs, mine = book.hears_more(now_ms)
+            if other:
+                said = f"{other} hears {theirs} datanodes and {self._id} only {mine}: leadership goes to {other}"
+                note = Note(kind="transfer", sentence=said, wall_ms=wall_ms)
+                return [Decision("breaker", said, note), Decision("transfer", said, transfer_to=other)]
         if not silent:
-            self._doubted = self._asking = frozenset()
+            self._doubted = frozenset()
             return None
         alive = [n for n in state.nodes.values() if n.status <= NodeStatus.SUSPECT]
         names = {n.node_id for n in silent}
@@ -134,22 +141,14 @@ class Supervisor:
         limit = state.config.breaker_fraction * len(alive)
         if len(shaky) <= limit or self._is_one_domain(state, inventory, shaky) or names <= self._doubted:
             return None
-        if not names <= self._asking:
-            self._asking = frozenset(shaky)
-            said = (
-                f"{len(shaky)} of {len(alive)} datanodes are silent at once, more than "
-                f"{state.config.breaker_fraction:.0%} and not one site or zone: "
-                f"the leader {self._id} doubts itself and asks the other replicas"
-            )
-            note = Note(kind="breaker", sentence=said, wall_ms=wall_ms)
-            return [Decision("breaker", said, note), Decision("ask", "ask what the others hear", ask_replicas=True)]
-        self._doubted = self._asking
-        other, theirs, mine = book.hears_more(now_ms)
-        if other:
-            said = f"{other} hears {theirs} datanodes and {self._id} only {mine}: leadership goes to {other}"
-            note = Note(kind="transfer", sentence=said, wall_ms=wall_ms)
-            return [Decision("breaker", said, note), Decision("transfer", said, transfer_to=other)]
-        return None
+        self._asking = frozenset(shaky)
+        said = (
+            f"{len(shaky)} of {len(alive)} datanodes are silent at once, more than "
+            f"{state.config.breaker_fraction:.0%} and not just one site or zone with room elsewhere: "
+            f"the leader {self._id} doubts itself and asks the other replicas"
+        )
+        note = Note(kind="breaker", sentence=said, wall_ms=wall_ms)
+        return [Decision("breaker", said, note), Decision("ask", "ask what the others hear", ask_replicas=True)]
 
     def _is_one_domain(self, state: State, inventory: Inventory, lost: set[str]) -> bool:
         """Exactly the datanodes of one site, or of one zone, with room for their regions elsewhere."""
@@ -261,5 +260,5 @@ def _why(
         elif node_now.status <= NodeStatus.SUSPECT:
             parts.append(f"{node_id} restarted as incarnation {node_now.incarnation}")
         else:
-            parts.append(f"{node_id} is {node_now.status.name.lower()} ({node_now.why})")
+            parts.append(f"{node_id} was {node_now.why or node_now.status.name.lower()}")
     return ", ".join(parts)

@@ -30,7 +30,7 @@ def bootstrap(tx: Transaction, cmd: Bootstrap) -> int:
         return cmd.generation
     # What ran after the backup was taken is unknown here: nothing of the older generation may go on by itself.
     for node in list(state.nodes.values()):
-        tx.end_incarnation(node, NodeStatus.LOST, f"generation {cmd.generation} began from a backup")
+        tx.end_incarnation(node, NodeStatus.LOST, f"ended by generation {cmd.generation}, which began from a backup")
     tx.event(
         "bootstrap",
         f"generation {cmd.generation} began from a backup: all {len(state.nodes)} datanodes must register again",

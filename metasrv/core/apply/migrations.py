@@ -60,7 +60,8 @@ def cancel(tx: Transaction, cmd: CancelMigration) -> int:
     stopped = sum(state.migrations[r].stopping for r in chosen)
     for region_id in chosen:
         tx.end_migration(region_id)
-    said = f"the move of {regions_said(len(chosen))} was cancelled by {cmd.who or 'metasrv'}: {cmd.why or 'no reason given'}"
+    who, why = cmd.who or "metasrv", cmd.why or "no reason given"
+    said = f"the move of {regions_said(len(chosen))} was cancelled by {who}: {why}"
     if stopped:
         said += f"; {regions_said(stopped)} resume under a new epoch"
     tx.event("cancel", said, sorted(nodes), chosen, attempt=cmd.attempt)

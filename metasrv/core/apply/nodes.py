@@ -72,10 +72,8 @@ def release(tx: Transaction, cmd: Release) -> int:
     regions = tx.state.node_region_count(cmd.node_id)
     witness = cmd.witness or "itself"
     tx.end_incarnation(node, NodeStatus.RELEASED, f"released by {witness}")
-    tx.event(
-        "release", f"{cmd.node_id} was released by {witness}; it owned {regions_said(regions)}", (cmd.node_id,), regions=(),
-        witness=witness,
-    )  # fmt: skip
+    said = f"{cmd.node_id} was released by {witness}; it owned {regions_said(regions)}"
+    tx.event("release", said, (cmd.node_id,), witness=witness)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`pytest tests/core/metasrv --rewrite` writes what came out into the scenario files: commit it only if you can explain it."""
+"""`pytest tests/core/metasrv --rewrite` writes what came out into the files: commit that only if you can explain it."""
 
 import pytest
 

@@ -71,7 +71,9 @@ class Scenario:
 
     def _said(self, command: c.AnyCommand) -> list[str]:
         outcome = self.world.propose(command)
-        return ([f"refused: {outcome.refused}"] if outcome.refused else []) + [f"rejected: {r}" for _, r in outcome.rejected]
+        return ([f"refused: {outcome.refused}"] if outcome.refused else []) + [
+            f"rejected: {r}" for _, r in outcome.rejected
+        ]
 
     def _agent(self, name: str) -> Agent:
         return self.world.zombies[-1] if name == "zombie" else self.world.agents[name]
@@ -149,6 +151,11 @@ class Scenario:
         self._agent(name).cut = set(replicas or self.world.replica_ids)
         return []
 
+    def do_no_relays(self) -> list[str]:
+        """Followers cannot pass on to the leader what they hear."""
+        self.world.relays = False
+        return []
+
     def do_heal(self, name: str) -> list[str]:
         """Everybody hears it again."""
         self._agent(name).cut = set()
@@ -183,7 +190,9 @@ class Scenario:
         """Maintenance."""
         world = self.world
         return self._said(
-            c.Pause(scope=scope, reason="new disks", who="ops", expires_wall_ms=world.wall + int(ms), wall_ms=world.wall)
+            c.Pause(
+                scope=scope, reason="new disks", who="ops", expires_wall_ms=world.wall + int(ms), wall_ms=world.wall
+            )
         )
 
     def do_resume(self, scope: str) -> list[str]:
@@ -265,7 +274,8 @@ class Scenario:
             return [f"the next token is {state.next_token}"]
         if what == "nodes":
             return [
-                f"{n.node_id} {n.status.name.lower()} incarnation {n.incarnation} regions {state.node_region_count(n.node_id)}"
+                f"{n.node_id} {n.status.name.lower()} incarnation {n.incarnation} "
+                f"regions {state.node_region_count(n.node_id)}"
                 for n in sorted(state.nodes.values(), key=lambda n: n.node_id)
             ]
         if what == "regions":
@@ -273,7 +283,9 @@ class Scenario:
             return [f"{i} {state.phase_of(r).name.lower()} on {r.lane} epoch {r.epoch}" for i, r in rows] or ["none"]
         if what == "stays":
             rows = sorted(state.regions.items())
-            return [f"{i} in {s.lane} since {s.epoch} covered {s.covered}" for i, r in rows for s in r.stays] or ["none"]
+            return [f"{i} in {s.lane} since {s.epoch} covered {s.covered}" for i, r in rows for s in r.stays] or [
+                "none"
+            ]
         if what == "trims":
             trims = [(n, t) for n in sorted(state.nodes) for t in trim_orders_of(state, n)]
             return [f"{n} trims {t.lane} below {t.below}" for n, t in trims] or ["none"]
@@ -304,7 +316,7 @@ def _order(o: object) -> str:
 
 
 def run_file(path: Path, rewrite: bool) -> list[tuple[int, str, list[str], list[str]]]:
-    """Run a scenario; the blocks that differ: (line, commands, wanted, got). With `rewrite` the file gets what came out."""
+    """Run a scenario; the blocks that differ: (line, commands, wanted, got). With `rewrite` the file is corrected."""
     scenario = Scenario()
     text: list[str] = []
     wrong = []

@@ -1,5 +1,5 @@
 """A small cluster in virtual time: the real machine, lease books, supervisor and procedures, around agents that only
-beat, obey orders and report. One machine stands for what all replicas have applied; each replica has a memory of its own.
+beat, obey orders and report. One machine stands for what all replicas have applied; each has a memory of its own.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 class Agent:
-    """What stands for a datanode: beats, orders, reports. It opens a region in `open_ms` and never loses its memory."""
+    """What stands for a datanode: beats, orders, reports. It opens a region in `open_ms`."""
 
     def __init__(self, world: "World", node_id: str, locality: str, lanes: int, capacity: int, folder: str) -> None:
         self.world, self.node_id, self.locality, self.folder = world, node_id, locality, folder
@@ -48,11 +48,12 @@ class Agent:
         """A new process: a new incarnation."""
         state, now = self.world.machine.state, self.world.now_ms
         old = state.nodes.get(self.node_id)
+        heard = self.world.book.may_register(state, self.node_id, now)
         outcome = self.world.propose(
             c.Register(
                 node_id=self.node_id, folder_id=self.folder, locality=self.locality, address=f"{self.node_id}:1",
                 lanes=self.lanes, capacity_regions=self.capacity, replaces=old.incarnation if old else 0,
-                takeover=takeover, heard=self.world.book.may_register(state, self.node_id, now), wall_ms=self.world.wall,
+                takeover=takeover, heard=heard, wall_ms=self.world.wall,
             )
         )  # fmt: skip
         if not outcome.refused:
@@ -64,9 +65,7 @@ class Agent:
 
     def beat(self) -> Beat:
         """Proof of work."""
-        health = tuple(
-            LaneHealth(i, True, self.lane_age_ms.get(i, self.append_age_ms)) for i in range(self.lanes)
-        )
+        health = tuple(LaneHealth(i, True, self.lane_age_ms.get(i, self.append_age_ms)) for i in range(self.lanes))
         return Beat(self.node_id, self.incarnation, health, self.probe_age_ms)
 
     def tick(self) -> None:
@@ -119,6 +118,7 @@ class World:
         self.replica_ids = [f"metasrv-{i + 1}" for i in range(replicas)]
         self.books = {r: LeaseBook(r) for r in self.replica_ids}
         self.deaf: set[str] = set()  # replicas that are down
+        self.relays = True  # followers pass on to the leader what they hear
         self.leader = ""
         self.agents: dict[str, Agent] = {}
         self.zombies: list[Agent] = []
@@ -129,7 +129,8 @@ class World:
         self.outcomes: list[Outcome] = []
         self.times: list[tuple[float, str]] = []  # when each command was applied, by kind
         self.each_step: Callable[[], None] = lambda: None
-        self.before_command: Callable[[Decision], None] = lambda _d: None
+        self.before_decision: Callable[[], None] = lambda: None
+        self.after_command: Callable[[], None] = lambda: None
         self.propose(c.Bootstrap(cluster_id=cluster_id, generation=1, config=config or Config()))
         self.elect(self.replica_ids[0])
 
@@ -146,6 +147,7 @@ class World:
         self.outcomes.append(outcome)
         if not outcome.refused:
             self.times.append((self.now_ms, outcome.kind))
+            self.after_command()
         return outcome
 
     def elect(self, replica_id: str) -> None:
@@ -180,6 +182,8 @@ class World:
             self.books[replica_id].heard(beat, self.now_ms)
         if not self.leader or not heard_by or self.now_ms < self.asleep_until_ms:
             return Refusal.NOT_LEADER
+        if self.leader not in heard_by and not self.relays:
+            return Refusal.NOT_LEADER
         self.books[self.leader].heard(beat, self.now_ms)
         return self.books[self.leader].decide(self.machine.state, beat)
 
@@ -200,7 +204,7 @@ class World:
         """Whether any command was applied, or answers came."""
         changed = False
         for decision in decisions:
-            self.before_command(decision)
+            self.before_decision()
             if not self.leader:
                 return False
             if decision.ask_replicas:

@@ -64,9 +64,9 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _check(self, method: str, request: Any, context: Any) -> None:
         cluster_id, node_id = claimed(request)
-        if cluster_id is None or method.startswith(_ANSWERS_FOREIGN):
+        if cluster_id is None:
             return
-        if cluster_id != self._cluster_id:
+        if cluster_id != self._cluster_id and not method.startswith(_ANSWERS_FOREIGN):
             self._refused("foreign_cluster")
             raise ForeignCluster(f"this is cluster {self._cluster_id}, the request names {cluster_id or 'none'}")
         self._check_certificate(method, node_id, context)

@@ -48,12 +48,13 @@ class SoloConsensus:
             raise BadInput("command", f"{len(command)} bytes; at most {self._command_bytes_max} are allowed")
         self._require_leader()
         self._revision += 1
-        outcome = self._machine.apply(self._revision, command)
+        revision = self._revision
+        outcome = self._machine.apply(revision, command)
         await asyncio.sleep(0)  # a real home answers on a later turn of the loop: callers must not rely on less
         if self._unknown_next:
             self._unknown_next -= 1
             raise Unknown("the command may or may not have been committed (asked for by the test)")
-        return Applied(self._revision, outcome)
+        return Applied(revision, outcome)
 
     def leadership(self) -> Leadership:
         """Who leads."""

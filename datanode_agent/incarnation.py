@@ -62,6 +62,11 @@ class Incarnation:
         self._admitted: frozenset[int] = frozenset()
         self.lease = heartbeats.enrol(self.token, reply.lease_ms, reply.beat_ms, self._vitals)
 
+    @property
+    def admitted(self) -> bool:
+        """Whether every lane is open and may acknowledge."""
+        return self.started and len(self._admitted) == self._lanes
+
     async def serve(self) -> None:
         """Serve until the incarnation is over. Raises ForeignCluster when metasrv is another cluster's."""
         async with asyncio.TaskGroup() as group:
@@ -83,8 +88,9 @@ class Incarnation:
             self._end(heard.standing, heard.replica)
             return
         self._admit(heard.admitted)
-        if heard.leader_address and self._link.chooser.leader_is(heard.leader_address):
+        if heard.leader_address and self._link.leader_is(heard.leader_address, heard.term):
             self._orders.switch("another replica leads")
+            self.reporter.send_again()
         elif self._stall.stalled(heard.awaited_revision, self._clock.now_ms()):
             self._link.chooser.failed(self._link.chooser.current)
             self._orders.switch(f"revision {heard.awaited_revision} was granted but its orders did not arrive")

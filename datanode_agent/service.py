@@ -241,6 +241,8 @@ class Agent:
             why = "not registered: no metasrv replica has taken the registration yet"
         elif not incarnation.started:
             why = "its lanes are not open yet"
+        elif not incarnation.admitted:
+            why = "no grant names its lanes yet"
         elif left_ms <= 0:
             why = "it has no lease: metasrv does not grant"
         elif self._stop.is_set():

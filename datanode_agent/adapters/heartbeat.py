@@ -43,6 +43,7 @@ class Heard(NamedTuple):
 
     replica: str
     leader_address: str  # empty where not known
+    term: int
     incarnation: int
     standing: Standing
     admitted: frozenset[int]  # lanes that may acknowledge
@@ -293,7 +294,7 @@ class Heartbeats:
                 if keeper.asked(reply.beat):
                     keeper.refused(refusal, now_ms)
             heard = Heard(
-                replica, reply.leader_address, keeper.incarnation, keeper.standing, keeper.admitted,
+                replica, reply.leader_address, reply.term, keeper.incarnation, keeper.standing, keeper.admitted,
                 keeper.awaited_revision, granted, refusal, now_ms - self._sent_ms.get(reply.beat, now_ms),
             )  # fmt: skip
         self._call(self._on_heard, heard)

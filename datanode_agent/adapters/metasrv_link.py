@@ -4,7 +4,8 @@ Any replica answers any of them; one that fails is left for the next.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -14,15 +15,17 @@ from datanode_agent.adapters.metrics import Metrics
 from datanode_agent.core.links import ReplicaChooser
 from datanode_agent.core.reports import ReportQueue
 from groundwork.adapters.config import TlsConfig
-from groundwork.adapters.replica_calls import ReplicaCalls
-from groundwork.adapters.rpc_errors import typed
+from groundwork.adapters.rpc import aio_channel
+from groundwork.adapters.rpc_errors import RETRIABLE, leader_hint, typed
 from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, Refused, Unknown
 from groundwork.core.ports import Clock
 from protos.metasrv.v1 import admin_pb2, admin_pb2_grpc, nodes_pb2, nodes_pb2_grpc, types_pb2
 
 log = structlog.get_logger()
 
-ROUND_MS = 10_000.0
+T = TypeVar("T")
+
+ATTEMPT_S = 3.0
 REPORTS_A_BATCH_MAX = 1_000
 REPORT_GATHER_MS = 5.0
 # A replica says something every second, be it that nothing changed: a stream that is silent for longer is dead.
@@ -30,20 +33,27 @@ ORDERS_SILENT_MS_MAX = 3_000.0
 
 
 class MetasrvLink:
-    """The agent's calls to metasrv."""
+    """The agent's calls to metasrv. `chooser` is the replica of the orders stream; calls choose for themselves."""
 
     def __init__(
         self, replicas: tuple[str, ...], tls: TlsConfig | None, cluster_id: str, node_id: str, clock: Clock
     ) -> None:
         self.chooser = ReplicaChooser(replicas)
+        self._calls_chooser = ReplicaChooser(replicas)
+        self._tls = tls
         self._cluster_id = cluster_id
         self._node_id = node_id
         self._clock = clock
-        self._calls = ReplicaCalls(replicas, cluster_id, tls, clock, node_id)
+        self._channels: dict[str, grpc.aio.Channel] = {}
 
     def sender(self, incarnation: int) -> types_pb2.Sender:
         """Who speaks, under an incarnation (0: before the registration)."""
         return types_pb2.Sender(cluster_id=self._cluster_id, node_id=self._node_id, incarnation=incarnation)
+
+    def leader_is(self, address: str, term: int) -> bool:
+        """A beat's answer named the leader. Whether that moves the orders stream."""
+        self._calls_chooser.leader_is(address, term)
+        return self.chooser.leader_is(address, term)
 
     async def register(self, request: nodes_pb2.RegisterRequest) -> nodes_pb2.RegisterReply:
         """Register, however long no replica answers.
@@ -51,51 +61,82 @@ class MetasrvLink:
         Raises Refused when another live process holds the node id, ForeignCluster, BadInput.
         """
         request.sender.CopyFrom(self.sender(0))
-        while True:
-            try:
-                return await self._calls.call(
-                    lambda channel: nodes_pb2_grpc.NodesStub(channel).Register,
-                    request, nodes_pb2.RegisterReply, ROUND_MS,
-                )  # fmt: skip
-            except Unknown as error:
-                log.warning("registration_waits", why=str(error))
+        return await self._ask(
+            "register", lambda channel: nodes_pb2_grpc.NodesStub(channel).Register(request, timeout=ATTEMPT_S), None
+        )
 
     async def release(self, incarnation: int, witness: str, deadline_ms: float) -> None:
         """Give the incarnation's lease back. Raises Refused, ForeignCluster, BadInput; Unknown at the deadline."""
-        await self._calls.call(
-            lambda channel: nodes_pb2_grpc.NodesStub(channel).Release,
-            nodes_pb2.ReleaseRequest(sender=self.sender(incarnation), witness=witness),
-            nodes_pb2.ReleaseReply, deadline_ms,
-        )  # fmt: skip
+        request = nodes_pb2.ReleaseRequest(sender=self.sender(incarnation), witness=witness)
+        await self._ask(
+            "release",
+            lambda channel: nodes_pb2_grpc.NodesStub(channel).Release(request, timeout=ATTEMPT_S),
+            deadline_ms,
+        )
 
     async def drain(self, request_id: str, undo: bool, deadline_ms: float) -> admin_pb2.PlanReply:
         """Ask for all regions of this node to be moved away, or for that to be undone. Raises as release() does."""
-        return await self._calls.call(
-            lambda channel: admin_pb2_grpc.AdminStub(channel).Drain,
-            admin_pb2.DrainRequest(
-                sender=self.sender(0), node_id=self._node_id, undo=undo, who=self._node_id, request_id=request_id
-            ),
-            admin_pb2.PlanReply, deadline_ms,
-        )  # fmt: skip
+        request = admin_pb2.DrainRequest(
+            sender=self.sender(0), node_id=self._node_id, undo=undo, who=self._node_id, request_id=request_id
+        )
+        return await self._ask(
+            "drain", lambda channel: admin_pb2_grpc.AdminStub(channel).Drain(request, timeout=ATTEMPT_S), deadline_ms
+        )
 
     async def report(self, incarnation: int, reports: list[nodes_pb2.RegionReport]) -> nodes_pb2.ReportReply:
-        """Deliver one batch. Raises as release() does."""
-        return await self._calls.call(
-            lambda channel: nodes_pb2_grpc.NodesStub(channel).Report,
-            nodes_pb2.ReportRequest(sender=self.sender(incarnation), regions=reports),
-            nodes_pb2.ReportReply, ROUND_MS,
-        )  # fmt: skip
+        """Deliver one batch, however long no replica answers. Raises Refused, ForeignCluster, BadInput."""
+        request = nodes_pb2.ReportRequest(sender=self.sender(incarnation), regions=reports)
+        return await self._ask(
+            "report", lambda channel: nodes_pb2_grpc.NodesStub(channel).Report(request, timeout=ATTEMPT_S), None
+        )
 
     def open_orders(self, incarnation: int) -> "OrdersStream":
         """Open the orders stream at the replica of choice."""
         replica = self.chooser.current
-        stub = nodes_pb2_grpc.NodesStub(self._calls.channel(replica))
+        stub = nodes_pb2_grpc.NodesStub(self._channel(replica))
         call = stub.Orders(nodes_pb2.OrdersRequest(sender=self.sender(incarnation)))
         return OrdersStream(replica, aiter(call), call.cancel)
 
     async def close(self) -> None:
         """Close all channels."""
-        await self._calls.close()
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+    def _channel(self, replica: str) -> grpc.aio.Channel:
+        if replica not in self._channels:
+            self._channels[replica] = aio_channel(replica, self._tls)
+        return self._channels[replica]
+
+    async def _ask(self, what: str, ask: Callable[[grpc.aio.Channel], Awaitable[T]], deadline_ms: float | None) -> T:
+        """Ask one replica after the other. Typed errors at once; Unknown at the deadline, if there is one.
+
+        Each attempt is short: a replica that hangs must not hold up what another would do at once.
+        """
+        until_ms = None if deadline_ms is None else self._clock.now_ms() + deadline_ms
+        chooser = self._calls_chooser
+        complained = False
+        while True:
+            replica = chooser.current
+            try:
+                reply = await ask(self._channel(replica))
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in RETRIABLE:
+                    raise typed(error) from error
+                wait_ms = chooser.failed(replica)
+                hint = leader_hint(error)
+                if hint and hint != replica:
+                    chooser.hinted(hint)
+                why = f"{replica}: {error.details() or error.code().name}"
+            else:
+                chooser.answered()
+                return reply
+            if wait_ms and not complained:
+                complained = True
+                log.warning("no_replica_answers", asked=what, last=why)
+            if until_ms is not None and self._clock.now_ms() + wait_ms >= until_ms:
+                raise Unknown(f"no metasrv replica took the {what} in time; the last was {why}")
+            await self._clock.sleep(wait_ms)
 
 
 class OrdersStream:
@@ -184,6 +225,8 @@ class Reporter:
         self._added = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._call: asyncio.Future[nodes_pb2.ReportReply] | None = None
+        self._again = False
 
     def add(self, report: nodes_pb2.RegionReport) -> None:
         """Queue one report."""
@@ -206,14 +249,27 @@ class Reporter:
         """Wait until nothing waits for an answer."""
         await self._empty.wait()
 
+    def send_again(self) -> None:
+        """Another replica leads: do not wait for what the one that was asked may never answer."""
+        if self._call is not None:
+            self._again = True
+            self._call.cancel()
+
     async def _deliver(self, batch: list[nodes_pb2.RegionReport]) -> None:
+        self._again = False
+        self._call = asyncio.ensure_future(self._link.report(self._incarnation, batch))
         try:
-            await self._link.report(self._incarnation, batch)
-        except Unknown as error:
-            log.warning("reports_wait", reports=len(self.queue), why=str(error))
+            await self._call
+        except asyncio.CancelledError:
+            self._call.cancel()
+            task = asyncio.current_task()
+            if not self._again or (task is not None and task.cancelling()):
+                raise
             self.queue.unanswered()
         except (BadInput, Refused, ForeignCluster) as error:
             log.warning("reports_refused", reports=len(batch), why=str(error))
             self.queue.answered()
         else:
             self.queue.answered()
+        finally:
+            self._call = None

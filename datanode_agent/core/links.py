@@ -12,24 +12,31 @@ class ReplicaChooser:
         self._next = 0
         self._failures = 0
         self._leader = ""
+        self._term = 0
 
     @property
     def current(self) -> str:
         """The replica to ask now."""
         return self._replicas[self._next]
 
-    def leader_is(self, address: str) -> bool:
-        """A beat's answer named the leader. Whether that makes another replica the one to ask.
+    def leader_is(self, address: str, term: int) -> bool:
+        """Somebody named the leader of a term. Whether that makes another replica the one to ask.
 
-        Only a change of leader counts: a replica that failed is not chosen again merely because it is named again.
+        Only a change of leader counts: a replica that failed is not chosen again merely because it is named again,
+        and what an old leader or a follower that lags says of an older term is no news.
         """
-        if address == self._leader or address not in self._replicas:
+        if term < self._term or address == self._leader or address not in self._replicas:
             return False
-        self._leader = address
+        self._leader, self._term = address, term
         changed = self.current != address
         self._next = self._replicas.index(address)
         self._failures = 0
         return changed
+
+    def hinted(self, address: str) -> None:
+        """The replica that could not do it named one that may: ask that next."""
+        if address in self._replicas:
+            self._next = self._replicas.index(address)
 
     def failed(self, address: str) -> float:
         """That replica did not answer; how many milliseconds to wait before asking `current`, 0 within a round."""

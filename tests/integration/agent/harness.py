@@ -1,7 +1,10 @@
 """Configurations and processes of the agent, for its integration tests."""
 
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.ports import free_ports
@@ -41,6 +44,13 @@ def run_agent(*arguments: str, timeout_s: float = 60) -> subprocess.CompletedPro
         timeout=timeout_s,
         check=False,
     )
+
+
+@contextmanager
+def hung_server() -> Iterator[str]:
+    """An address where the kernel accepts and nobody answers, as with a stopped process."""
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def _toml(value: object) -> str:

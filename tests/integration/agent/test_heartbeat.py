@@ -1,18 +1,15 @@
 """Beats on their threads, against the real Heartbeat service of one replica and against addresses that are dead."""
 
 import asyncio
-import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from datanode_agent.adapters.heartbeat import Heard, Heartbeats, Lease
 from datanode_agent.core.beats import LaneVital, Vitals
 from datanode_agent.core.lease import Refusal, Standing
 from groundwork.adapters.clock import SystemClock
 from groundwork.core.errors import MetasrvError
-from tests.integration.agent.harness import CLUSTER_ID
+from tests.integration.agent.harness import CLUSTER_ID, hung_server
 from tests.integration.agent.replica import Replica, replica, until
 from tests.ports import free_ports
 
@@ -48,13 +45,6 @@ def _block_the_loop() -> None:
     time.sleep(0.5)
 
 
-@contextmanager
-def _hung_server() -> Iterator[str]:
-    """An address where the kernel accepts and nobody answers, as with a stopped process."""
-    with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
 def test_a_lease_is_granted_and_renewed() -> None:
     """Beats bring a lease that is counted from their send time, admit the lanes and name the leader."""
 
@@ -80,7 +70,7 @@ def test_dead_and_hung_replicas_delay_nobody() -> None:
 
     async def story() -> None:
         dead = f"127.0.0.1:{free_ports(1)[0]}"
-        with _hung_server() as hung:
+        with hung_server() as hung:
             async with replica() as one:
                 agent, lease = await _enrolled(one, dead, hung, one.address)
                 try:

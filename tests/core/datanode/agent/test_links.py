@@ -7,18 +7,27 @@ def test_the_leader_is_preferred_once_it_is_known() -> None:
     """A beat's answer that names a new leader makes it the one to ask."""
     chooser = ReplicaChooser(("a", "b", "c"))
     assert chooser.current == "a"
-    assert chooser.leader_is("c")
+    assert chooser.leader_is("c", 2)
     assert chooser.current == "c"
-    assert not chooser.leader_is("c")
-    assert not chooser.leader_is("elsewhere")
+    assert not chooser.leader_is("c", 3)
+    assert not chooser.leader_is("elsewhere", 4)
+
+
+def test_an_older_term_is_no_news() -> None:
+    """T4: while leadership moves, old answers arrive among new ones; the agent must not run to and fro."""
+    chooser = ReplicaChooser(("a", "b", "c"))
+    assert chooser.leader_is("c", 5)
+    assert not chooser.leader_is("b", 4)
+    assert chooser.current == "c"
+    assert chooser.leader_is("b", 6)
 
 
 def test_a_failed_leader_is_not_chosen_again_for_being_named_again() -> None:
     """Followers go on naming a dead leader for a while; that must not send the agent back to it."""
     chooser = ReplicaChooser(("a", "b"))
-    chooser.leader_is("b")
+    chooser.leader_is("b", 1)
     assert chooser.failed("b") == 0.0
-    assert not chooser.leader_is("b")
+    assert not chooser.leader_is("b", 1)
     assert chooser.current == "a"
 
 

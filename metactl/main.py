@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import click
-import structlog
 
 from groundwork.adapters.config import TlsConfig
 from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, Refused
@@ -64,7 +63,6 @@ def cli(ctx: click.Context, metasrv: str, cluster_id: str, output: str, deadline
     if any(given) and not all(given):
         raise BadInput("--tls-certificate", "certificate, key and authority go together")
     tls = TlsConfig(*given) if all(given) else None
-    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
     ctx.obj = Settings(metasrv, cluster_id, output, deadline_s, tls)
 
 

@@ -35,6 +35,17 @@ def parse_region(text: str) -> int:
         raise BadInput("region", f"{text!r} is not TABLE_ID.PARTITION or a region id") from error
 
 
+def parse_token(text: str, field: str) -> int:
+    """A token (of a procedure, an incarnation, an epoch) as it is shown, 0x..., or as a number. Raises BadInput."""
+    try:
+        token = int(text, 0)
+    except ValueError as error:
+        raise BadInput(field, f"{text!r} is not an id such as 0x10000000007") from error
+    if not 0 < token < 1 << 63:
+        raise BadInput(field, f"{text} is out of range")
+    return token
+
+
 def styled(value: str) -> Text:
     """A status in its colour."""
     return Text(value, style=STATUS_STYLES.get(value, ""))

@@ -42,7 +42,7 @@ def _change(ctx: click.Context, propose: Propose, dry_run: bool, yes: bool) -> N
         if output == "json":
             click.echo(render.as_json(done))
         else:
-            click.echo(f"done: {done.summary}" + (f" (procedure {done.procedure_id})" if done.procedure_id else ""))
+            click.echo(f"done: {done.summary}" + (f" (procedure {done.procedure_id:#x})" if done.procedure_id else ""))
 
 
 def _show_plan(output: str, plan: admin_pb2.PlanReply) -> None:
@@ -148,12 +148,12 @@ def resume(ctx: click.Context, scope: str, dry_run: bool, yes: bool) -> None:
 
 
 @click.command()
-@click.argument("procedure_id", type=click.IntRange(1))
+@click.argument("procedure")
 @_options
 @click.pass_context
-def cancel(ctx: click.Context, procedure_id: int, dry_run: bool, yes: bool) -> None:
-    """Cancel a procedure that has not passed its point of no return."""
-    request_id = uuid.uuid4().hex
+def cancel(ctx: click.Context, procedure: str, dry_run: bool, yes: bool) -> None:
+    """Cancel a PROCEDURE (its id) that has not passed its point of no return."""
+    procedure_id, request_id = render.parse_token(procedure, "procedure"), uuid.uuid4().hex
 
     def propose(client: Metasrv, dry: bool) -> admin_pb2.PlanReply:
         request = admin_pb2.CancelRequest(

@@ -36,8 +36,11 @@ def demo(ctx: click.Context, fault: str, as_json: bool, regions: int, rows_max: 
          duration_s: float, lease_ms: int, seed: int, input_folder: Path, folder: Path | None, picture: Path,
          keep: bool) -> None:  # fmt: skip
     """Run a cluster of three sites here, lose a part of it under load, and prove that nothing acknowledged is lost."""
-    from metactl.demo import Drill, Options  # its clients are slow to load, and the other commands need none
+    from groundwork.adapters.logs import configure_logs  # what a drill needs is slow to load, and the others need none
+    from metactl.demo import Drill, Options
     from metactl.report import to_json
+
+    configure_logs("metactl", "warning")
 
     as_json = as_json or settings(ctx).output == "json"
     options = Options(

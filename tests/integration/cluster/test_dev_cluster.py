@@ -15,7 +15,7 @@ from metactl.context import Context
 from metactl.dev import read_state
 from metactl.waiting import until
 from protos.metasrv.v1 import types_pb2
-from tests.integration.cluster.metactl_runner import metactl
+from tests.integration.cluster.metactl_runner import in_process, metactl
 
 Run = Callable[..., Any]
 
@@ -57,7 +57,7 @@ def frontend_of(folder: Path) -> str:
 
 def ask_json(folder: Path, *arguments: str) -> Any:
     """A command's answer for programs."""
-    done = metactl(folder, "-o", "json", *arguments)
+    done = in_process(folder, "-o", "json", *arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -76,7 +76,7 @@ def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
     assert sorted(n["node_id"] for n in status["nodes"]) == ["dn-1", "dn-2", "dn-3", "dn-4"]
     assert status["lease_ms"] == 1500
     for looking in (["status"], ["nodes"], ["tables"], ["routes", "weather"], ["procedures", "--all"], ["events"]):
-        shown = metactl(folder, *looking)
+        shown = in_process(folder, *looking)
         assert (shown.returncode, bool(shown.stdout)) == (0, True), shown.stderr
 
     route = ask_json(folder, "routes", "weather")["routes"][0]
@@ -95,7 +95,7 @@ def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
     try:
         until(f"the region is at {target}", lambda: served_by(target), deadline_s=30)
         http(frontend_of(folder), "/v1/influxdb/write?db=public", "weather,city=after temperature=1 1")
-        assert target in metactl(folder, "explain", region).stdout
+        assert target in in_process(folder, "explain", region).stdout
         assert ask_json(folder, "drain", target, "--yes")["committed"]
         until("it is drained", lambda: not served_by(target) and served_by(client.routes("weather").routes[0].node_id),
               deadline_s=30)  # fmt: skip
@@ -105,7 +105,7 @@ def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
         assert ask_json(folder, "resume", "node/dn-1", "--yes")["committed"]
         leader = client.status().leader_id
         other = next(r.node_id for r in client.status().replicas if not r.leader)
-        assert metactl(folder, "leader", "transfer", other, "--yes").returncode == 0
+        assert in_process(folder, "leader", "transfer", other, "--yes").returncode == 0
         until("leadership moved", lambda: client.status().leader_id not in ("", leader), deadline_s=30)
     finally:
         client.close()
@@ -116,14 +116,15 @@ def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
     [
         (["routes", "absent"], "absent"),
         (["routes"], "table"),
-        (["migrate", "999.0", "--yes"], "999"),
+        (["migrate", "999.0", "--yes"], str(999 << 32)),
         (["migrate", "x", "--yes"], "TABLE_ID.PARTITION"),
         (["drain", "dn-9", "--yes"], "dn-9"),
         (["drain", "NOT A NODE", "--yes"], "NOT A NODE"),
         (["pause", "planet/earth", "--for", "1h", "--yes"], "planet/earth"),
         (["pause", "cluster", "--for", "1", "--yes"], "--for"),
         (["resume", "node/dn-1", "--yes"], "not paused"),
-        (["cancel", "123456", "--yes"], "123456"),
+        (["cancel", "0x1e240", "--yes"], "0x1e240"),
+        (["cancel", "that", "--yes"], "procedure"),
         (["leader", "transfer", "metasrv-9", "--yes"], "metasrv-9"),
         (["explain", "dn-9"], "dn-9"),
         (["--cluster-id", "f" * 32, "status"], "cluster"),
@@ -137,7 +138,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     """Exit 2, one line that names what is wrong, and the same revision as before."""
     folder, _ = cluster
     before = ask_json(folder, "status")["regions_by_phase"]
-    done = metactl(folder, *arguments)
+    done = in_process(folder, *arguments)
     assert done.returncode == 2, done.stderr + done.stdout
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -147,18 +148,18 @@ def test_bad_input_is_one_line_and_changes_nothing(
 
 def test_an_unreachable_cluster_is_exit_3(tmp_path: Path) -> None:
     """Nobody at that address: one line, exit 3."""
-    done = metactl(tmp_path, "--metasrv", "127.0.0.1:1", "--deadline", "0.5", "status")
+    done = in_process(tmp_path, "--metasrv", "127.0.0.1:1", "--deadline", "0.5", "status")
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "127.0.0.1:1" in done.stderr
 
 
 def test_no_cluster_named_is_exit_2(tmp_path: Path) -> None:
     """Without a context file metactl says how to name a cluster."""
-    done = metactl(tmp_path, "status")
+    done = in_process(tmp_path, "status")
     assert (done.returncode, "METASRV_ADDR" in done.stderr) == (2, True)
 
 
 def test_down_without_up_is_no_error(tmp_path: Path) -> None:
     """Ending what does not run is fine; asking for its status is not."""
-    assert metactl(tmp_path, "dev", "down").returncode == 0
-    assert metactl(tmp_path, "dev", "status").returncode == 2
+    assert in_process(tmp_path, "dev", "down").returncode == 0
+    assert in_process(tmp_path, "dev", "status").returncode == 2

@@ -66,7 +66,7 @@ class RegionModel:
         stays = {(g.lane, r, g.epoch): g.covered for g in man.stays if g.end is None or g.covered < g.end}
         index: dict[IndexKey, int] = dict(s.trim_index)
         for key in [k for k in index if k[1] == r]:
-            if self._rules.trim_index_stay:
+            if self._rules.index_stay:
                 if key in stays:
                     index[key] = max(index[key], stays[key])
                 elif key[2] <= man.epoch:
@@ -77,7 +77,7 @@ class RegionModel:
                     index[key] = min(same)
                 else:
                     del index[key]
-        if not self._rules.trim_index_assign:
+        if not self._rules.index_assign:
             for key, covered in stays.items():
                 index.setdefault(key, covered)
         return s._replace(trim_index=frozenset(index.items()))
@@ -139,7 +139,7 @@ class RegionModel:
         for r in regions:
             s = s.with_reg(r, Reg(to, s.token, "open"))
             msgs.add(Open(r, to, s.token, ends))
-            if self._rules.trim_index_assign:
+            if self._rules.index_assign:
                 index.add(((to, r, s.token), 0))
         return s._replace(token=s.token + 1, msgs=frozenset(msgs), trim_index=frozenset(index))
 

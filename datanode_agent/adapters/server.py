@@ -16,6 +16,7 @@ DEADLINE_MS_DEFAULT = 30_000.0
 DEADLINE_MS_MAX = 300_000.0
 REGIONS_A_REQUEST_MAX = 10_000
 RETRY_AFTER_MS = 50
+ANSWER_MS = 50.0
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -163,5 +164,7 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
 
 
 def _left_ms(context: Context) -> float:
+    """What is left of the caller's patience, less what it takes to tell the outcome."""
     left_s = context.time_remaining()
-    return DEADLINE_MS_DEFAULT if left_s is None else min(max(0.0, left_s * 1000), DEADLINE_MS_MAX)
+    left_ms = DEADLINE_MS_DEFAULT if left_s is None else min(max(0.0, left_s * 1000), DEADLINE_MS_MAX)
+    return left_ms - min(ANSWER_MS, left_ms / 10)

@@ -85,7 +85,7 @@ class Orders:
 
     def look_again(self, region: Region) -> None:
         """A task of the region ended: what does its standing order ask now?"""
-        if region.order is None:
+        if region.order is None or self._regions.get(region.region_id) is not region:
             return
         event = decide(region.view, view_of(region.order))
         if event is not None:

@@ -156,7 +156,8 @@ def procedures(ctx: click.Context, everything: bool, watch: bool) -> None:
         reply = client.ask(lambda r: r.admin.Procedures, request)
         rows = [
             (f"{p.procedure_id:#x}", p.kind, render.styled(p.state),
-             render.show_region(p.region_id) if p.region_id else "", p.from_node, p.to_node, _when(p.started_wall_ms), _when(p.ended_wall_ms), p.why)
+             render.show_region(p.region_id) if p.region_id else "", p.from_node, p.to_node,
+             _when(p.started_wall_ms), _when(p.ended_wall_ms), p.why)
             for p in reply.procedures
         ]  # fmt: skip
         columns = ["id", "kind", "state", "region", "from", "to", "started", "ended", "why"]

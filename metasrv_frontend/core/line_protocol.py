@@ -26,6 +26,7 @@ from metasrv_frontend.core.line_values import (
     refuse_number,
     refuse_twice,
     show,
+    string_value,
 )
 
 # v2 clients say ns, us, ms, s; v1 clients n, u, ms, s, m, h.
@@ -38,6 +39,8 @@ _MEASUREMENT = re.compile(rb"(?:[^\\, \n]++|\\[, ]|\\)++")
 _KEY = re.compile(rb"(?:[^\\,= \n]++|\\[,= ]|\\)++")
 _STRING = re.compile(rb'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _BARE = re.compile(rb"[^, \n\r\t\0]++")
+# A field without escapes: most of those in lines that have a string.
+_SIMPLE_FIELD = re.compile(rb'([^\\,= \n"]++)=(?:"([^"\\]*+)"|([^, \n\r\t\0"]++))(?=[, \n\r\t\0]|\Z)')
 _SPACES = re.compile(rb" +")
 _END = re.compile(rb"[ \t\r\0]*(?:\n|\Z)")
 _HASH = ord("#")  # a comment begins with it; blanks and control characters lie below
@@ -274,20 +277,18 @@ class _Parser:
         if body[position : position + 1] == b"#":
             end = body.find(b"\n", position)
             return len(body) if end < 0 else end + 1
-        start = position
-        position, pairs = self._exact_pairs(start, number)
-        head = body[start:position]
-        known = self._heads.get(head)
-        if known is None:
-            match = _MEASUREMENT.match(head)
-            measurement = _UNESCAPE_MEASUREMENT.sub(rb"\1", match.group()) if match else b""
-            known = self._heads[head] = self._series(measurement, pairs, number)
-        table, series = known
+        (table, series), position = self._exact_head(position, number)
         rows, filled = len(table.row_series), 0
         position = self._skip_spaces(position, number, "there are no fields")
         while True:
-            key, position = self._expect_key(position, number, "field")
-            typed, position = self._exact_value(position, number, key)
+            match = _SIMPLE_FIELD.match(body, position)
+            if match is not None:
+                key, text, bare = match.groups()
+                typed = bare_value(bare, number, key) if text is None else string_value(text, number, key)
+                position = match.end()
+            else:
+                key, position = self._expect_key(position, number, "field")
+                typed, position = self._exact_value(position, number, key)
             self._field(table, key, typed, rows, number)
             filled += 1
             if body[position : position + 1] != b",":
@@ -305,6 +306,22 @@ class _Parser:
             raise BadLine(number, f"unexpected {show(body[position : position + 20])} after the timestamp")
         self._finish_row(table, series, filled, stamp, number)
         return max(ended.end(), position + 1)
+
+    def _exact_head(self, start: int, number: int) -> tuple[tuple[TableLines, int], int]:
+        """The table and series of the head that begins at `start`, and where it ends."""
+        end = self._body.find(b" ", start)
+        head = self._body[start:end]
+        known = self._heads.get(head)
+        if known is not None and b"\\" not in head:
+            return known, end
+        end, pairs = self._exact_pairs(start, number)
+        head = self._body[start:end]
+        known = self._heads.get(head)
+        if known is None:
+            match = _MEASUREMENT.match(head)
+            measurement = _UNESCAPE_MEASUREMENT.sub(rb"\1", match.group()) if match else b""
+            known = self._heads[head] = self._series(measurement, pairs, number)
+        return known, end
 
     def _exact_pairs(self, position: int, number: int) -> tuple[int, list[tuple[bytes, bytes]]]:
         """The end of the head that begins at `position`, and its tags."""
@@ -345,7 +362,7 @@ class _Parser:
             if match is None:
                 raise BadLine(number, f"the string of field {show(key)} does not end")
             raw = _UNESCAPE_STRING.sub(rb"\1", match.group(1))
-            return ("string", decoded(raw, number, f"field {show(key)}")), match.end()
+            return string_value(raw, number, key), match.end()
         match = _BARE.match(self._body, position)
         if match is None:
             raise BadLine(number, f"the field {show(key)} has no value")

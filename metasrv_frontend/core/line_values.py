@@ -45,6 +45,16 @@ def decoded(raw: bytes, number: int, what: str) -> str:
         raise BadLine(number, f"{what} is not UTF-8 (byte {error.start + 1})") from error
 
 
+def string_value(raw: bytes, number: int, key: bytes) -> tuple[ColumnType, Value]:
+    """A string, already without escapes."""
+    if len(raw) <= STRING_BYTES_MAX:
+        try:
+            return "string", raw.decode()
+        except UnicodeDecodeError:
+            pass  # decoded says it with the field and the place
+    return "string", decoded(raw, number, f"field {show(key)}")
+
+
 def checked_name(raw: bytes, number: int, what: str) -> str:
     """A name of a table or column, or BadLine."""
     if not 0 < len(raw) <= NAME_BYTES_MAX:
@@ -73,6 +83,13 @@ def _integer(raw: bytes, low: int, high: int, number: int, key: bytes) -> int:
 def bare_value(raw: bytes, number: int, key: bytes) -> tuple[ColumnType, Value]:
     """A value that is not a string: its type and itself."""
     last = raw[-1:]
+    if last.isdigit() and raw[0] > 32 and b"_" not in raw and len(raw) < 300:
+        try:
+            number_read = float(raw)
+        except ValueError:
+            refuse_number(raw, number, key.decode(errors="replace"))
+        if number_read - number_read == 0.0:
+            return "float64", number_read
     if last == b"i":
         return "int64", _integer(raw, I64_MIN, I64_MAX, number, key)
     if last == b"u":

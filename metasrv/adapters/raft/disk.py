@@ -1,6 +1,7 @@
 """The calls that change files, in one place, so that a test can fail or tear each of them."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -43,6 +44,16 @@ class Disk:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def lock(self, path: Path) -> int:
+        """A descriptor that keeps every other process from locking `path`. Raises BlockingIOError."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def close(self, descriptor: int) -> None:
         """Let go of a descriptor."""

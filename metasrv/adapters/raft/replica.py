@@ -61,7 +61,7 @@ class Replica:
         self._filters.after_next_index = self._after_next_index
         self.core.before_append = self._divert
         path = self._storage.snapshot_path
-        self._sender = Sender(config, self.core, self._filters, path)
+        self._sender = Sender(config, self.core, self._filters, path, disk)
         self._receiver = Receiver(config, self.core, self._filters, self.journal, path, disk, self._install)
         self._compaction = Compaction(config, self.core, self.journal, machine, path, disk, snapshot)
         others = config.others

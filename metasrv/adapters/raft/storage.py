@@ -1,7 +1,5 @@
 """One replica's folder: journal and snapshot, opened together, brought in line, and locked against a second process."""
 
-import fcntl
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,21 +22,22 @@ class Storage:
     snapshot: SnapshotInfo | None
     snapshot_path: Path
     lock: int
+    disk: Disk
 
     def close(self) -> None:
         """Let go of the files and the lock."""
         self.journal.close()
-        os.close(self.lock)
+        self.disk.close(self.lock)
 
 
 def open_storage(config: RaftConfig, disk: Disk) -> Storage:
     """Recover from disk. Raises Damaged or ForeignCluster with what to do, BadInput when the folder is in use."""
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    lock = _lock(config.data_dir)
+    lock = _lock(config.data_dir, disk)
     try:
         return _open(config, disk, lock)
     except BaseException:
-        os.close(lock)
+        disk.close(lock)
         raise
 
 
@@ -61,7 +60,7 @@ def _open(config: RaftConfig, disk: Disk, lock: int) -> Storage:
         log.info("journal_created", standing=standing.name.lower(), path=str(journal_path))
     elif config.rejoin and journal.standing is Standing.JOINED:
         log.info("rejoin_not_needed", reason="the journal is whole", path=str(journal_path))
-    return Storage(journal, snapshot, snapshot_path, lock)
+    return Storage(journal, snapshot, snapshot_path, lock, disk)
 
 
 def _read(
@@ -107,11 +106,8 @@ def _set_aside(*paths: Path) -> None:
             path.rename(aside)
 
 
-def _lock(folder: Path) -> int:
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock(folder: Path, disk: Disk) -> int:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return disk.lock(folder / "lock")
     except BlockingIOError as error:
-        os.close(descriptor)
         raise BadInput("data_dir", f"{folder} is in use by another process") from error
-    return descriptor

@@ -28,9 +28,9 @@ log = structlog.get_logger()
 class _Outgoing:
     """One follower's transfer. The file stays readable when a newer snapshot takes its name."""
 
-    def __init__(self, path: Path, info: SnapshotInfo) -> None:
+    def __init__(self, descriptor: int, info: SnapshotInfo) -> None:
         self.info = info
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = descriptor
         self.sent = self.acknowledged = 0
         self.sent_s = self.progress_s = now_s()
 
@@ -38,8 +38,8 @@ class _Outgoing:
 class Sender:
     """The leader's side."""
 
-    def __init__(self, config: RaftConfig, core: Core, filters: Filters, path: Path) -> None:
-        self._core, self._filters, self._path = core, filters, path
+    def __init__(self, config: RaftConfig, core: Core, filters: Filters, path: Path, disk: Disk) -> None:
+        self._core, self._filters, self._path, self._disk = core, filters, path, disk
         self._chunk = config.limits.chunk_bytes
         self._window = config.limits.chunk_bytes * config.limits.chunks_in_flight_max
         self._again_s = config.append_period_ms / 1000
@@ -49,14 +49,14 @@ class Sender:
     def begin(self, peer: str, info: SnapshotInfo) -> None:
         """The core cannot serve `peer` from its journal."""
         self._filters.hide(peer)
-        self._outgoing[peer] = _Outgoing(self._path, info)
+        self._outgoing[peer] = _Outgoing(self._disk.open(self._path), info)
         log.info("snapshot_transfer_began", peer=peer, index=info.index, size_bytes=info.size_bytes)
 
     def end(self, peer: str) -> None:
         """Its next entry is in the journal, or its stream broke, or this replica does not lead any more."""
         transfer = self._outgoing.pop(peer, None)
         if transfer is not None:
-            os.close(transfer.descriptor)
+            self._disk.close(transfer.descriptor)
             self._filters.show(peer)
 
     def end_all(self) -> None:

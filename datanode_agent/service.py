@@ -45,7 +45,6 @@ REGISTER_PAUSE_MS_MAX = 5_000.0
 SERVED_WELL_MS = 10_000.0
 RELEASE_MS = 5_000.0
 REPORTS_MS = 3_000.0
-UNDO_DRAIN_MS = 60_000.0
 DRAIN_LOOK_MS = 50.0
 
 
@@ -64,7 +63,6 @@ class Agent:
         self._link = MetasrvLink(config.metasrv, config.tls, config.cluster_id, config.node_id, self._clock)
         self._incarnation: Incarnation | None = None
         self._registered_before = False
-        self._undoing: asyncio.Task[None] | None = None
         self._stops_asked = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -162,7 +160,6 @@ class Agent:
             self._identity.incarnation = incarnation.token
             self._registered_before = True
             notify("READY=1")
-            self._undo_own_drain()
             try:
                 await incarnation.serve()
             finally:
@@ -188,20 +185,6 @@ class Agent:
         self._metrics.incarnation.set(reply.incarnation)
         log.info("registered", incarnation=reply.incarnation, lease_ms=reply.lease_ms, beat_ms=reply.beat_ms)
         return reply
-
-    def _undo_own_drain(self) -> None:
-        if self._folder.drained and (self._undoing is None or self._undoing.done()):
-            self._undoing = asyncio.create_task(self._undo_drain(), name="undo-drain")
-
-    async def _undo_drain(self) -> None:
-        try:
-            await self._link.drain(secrets.token_hex(16), undo=True, deadline_ms=UNDO_DRAIN_MS)
-        except Refused as error:
-            log.info("drain_not_undone", why=str(error))
-        except MetasrvError as error:
-            log.warning("drain_not_undone", why=str(error))
-            return
-        self._folder.set_drained(False)
 
     def _report(self, report: nodes_pb2.RegionReport) -> None:
         if self._incarnation is not None:
@@ -281,10 +264,9 @@ class Agent:
     async def _drain(self) -> None:
         """Have all regions moved away, within the deadline; what is left is flushed."""
         until_ms = self._clock.now_ms() + self._config.stop_deadline_ms
-        self._folder.set_drained(True)
         before = len(self._engine.regions())
         try:
-            plan = await self._link.drain(secrets.token_hex(16), undo=False, deadline_ms=RELEASE_MS)
+            plan = await self._link.drain(secrets.token_hex(16), RELEASE_MS)
         except MetasrvError as error:
             log.warning("not_drained", why=str(error))
             return

@@ -2,7 +2,7 @@
 
 `folder.json` holds the random id that proves to metasrv that a new process is the successor of the old one.
 `incarnation.json` holds the registration in force, so that `datanode-agent release` can give it back once every
-process of the unit is gone. `drained` marks a drain that this agent asked for itself, to be undone at the next start.
+process of the unit is gone.
 """
 
 import fcntl
@@ -83,18 +83,6 @@ class DataFolder:
     def released(self) -> None:
         """Forget it: metasrv knows that it is over."""
         (self.path / "incarnation.json").unlink(missing_ok=True)
-
-    @property
-    def drained(self) -> bool:
-        """Whether this agent asked for a drain that is to be undone."""
-        return (self.path / "drained").exists()
-
-    def set_drained(self, drained: bool) -> None:
-        """Remember that this agent asked for a drain, or that it is undone."""
-        if drained:
-            (self.path / "drained").touch()
-        else:
-            (self.path / "drained").unlink(missing_ok=True)
 
     def _check_identity(self) -> None:
         path = self.path / "folder.json"

@@ -74,10 +74,10 @@ class MetasrvLink:
             deadline_ms,
         )
 
-    async def drain(self, request_id: str, undo: bool, deadline_ms: float) -> admin_pb2.PlanReply:
-        """Ask for all regions of this node to be moved away, or for that to be undone. Raises as release() does."""
+    async def drain(self, request_id: str, deadline_ms: float) -> admin_pb2.PlanReply:
+        """Ask for all regions to be moved away; the next registration undoes it. Raises as release() does."""
         request = admin_pb2.DrainRequest(
-            sender=self.sender(0), node_id=self._node_id, undo=undo, who=self._node_id, request_id=request_id
+            sender=self.sender(0), node_id=self._node_id, who=self._node_id, request_id=request_id
         )
         return await self._ask(
             "drain", lambda channel: admin_pb2_grpc.AdminStub(channel).Drain(request, timeout=ATTEMPT_S), deadline_ms

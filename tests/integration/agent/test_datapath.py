@@ -156,3 +156,27 @@ def test_foreign_cluster_is_refused_in_one_line(tmp_path: Path) -> None:
             assert "cluster" in node.log.read_text().splitlines()[-1]
 
     asyncio.run(story())
+
+
+def test_a_drain_moves_the_regions_and_is_undone_by_the_next_start(tmp_path: Path) -> None:
+    """P4, DESIGN §6: SIGTERM moves every region to the other node; the node takes new regions once it is back."""
+
+    async def story() -> None:
+        async with cluster(tmp_path) as one:
+            config, node = await _one_datanode(one)
+            table = await one.create_table("cpu", partitions=3)
+            before = await one.write_until_done(table, ROWS)
+            await one.start_datanode(one.configure("dn-2")).ready()
+            node.signal(signal.SIGTERM)
+            assert await node.ended() == 0, node.tail()
+            assert node.events("drained")[0]["regions_left"] == 0, node.tail()
+            routes = [await one.route(region) for region in table.region_ids]
+            assert {route.node_id for route in routes} == {"dn-2"}
+            after = await one.write_until_done(table, [("c", 3_000, 3.5)])
+            assert after.epoch > before.epoch
+            assert [r["host"] for r in await one.scan(table, after)] == ["a", "b", "c"]
+            await one.start_datanode(config).ready()
+            other = await one.create_table("mem", partitions=4)
+            assert "dn-1" in {(await one.route(region)).node_id for region in other.region_ids}
+
+    asyncio.run(story())

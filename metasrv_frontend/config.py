@@ -23,9 +23,10 @@ class FrontendConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     auto_partitions: int = 1  # regions of a table that is made by its first write
     time_column: str = "greptime_timestamp"  # of a table that is made by its first write
     request_bytes_max: int = 32 << 20  # of one body, after decompression
-    in_flight_bytes_max: int = 256 << 20  # of all write bodies together
+    in_flight_bytes_max: int = 64 << 20  # of all write bodies together; as rows they take several times as much
     in_flight_queries_max: int = 16
-    query_bytes_max: int = 512 << 20  # Arrow bytes that one query may read, and what the engine may hold besides
+    query_bytes_max: int = 256 << 20  # Arrow bytes that one query may read, and what the engine may hold besides
+    queries_bytes_max: int = 1 << 30  # Arrow bytes that all queries together may have read and still hold
     query_rows_max: int = 1_000_000  # rows of one JSON answer
 
 
@@ -47,7 +48,7 @@ def check_config(config: FrontendConfig) -> FrontendConfig:
         raise BadInput("auto_partitions", f"{config.auto_partitions} is not 1 to {PARTITIONS_MAX}")
     for name in (
         "deadline_ms", "deadline_ms_max", "request_bytes_max", "in_flight_bytes_max", "in_flight_queries_max",
-        "query_bytes_max", "query_rows_max",
+        "query_bytes_max", "queries_bytes_max", "query_rows_max",
     ):  # fmt: skip
         if getattr(config, name) < 1:
             raise BadInput(name, "must be at least 1")

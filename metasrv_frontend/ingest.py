@@ -48,6 +48,7 @@ class Ingest:
         self._writer = writer
         self._clock = clock
         self._workers = workers
+        self._last_ns = 0
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def write_lines(self, body: bytes, precision: str, until_ms: float) -> int:
@@ -55,8 +56,20 @@ class Ingest:
 
         Raises BadInput (BadLine names the line), Refused, NotWritten; Unknown when metasrv did not answer in time.
         """
-        now_ns = self._clock.wall_ms() * 1_000_000
-        tables = await self._worked(len(body), functools.partial(_parsed, body, precision, now_ns))
+        pieces, names = await self._pieces(body, precision, until_ms)
+        await self.write_pieces(pieces, names, until_ms)
+        return sum(piece.rows for queue in pieces.values() for piece in queue)
+
+    def now_ns(self) -> int:
+        """Wall time for rows without a time; no two requests get the same, or one's row would replace the other's."""
+        self._last_ns = max(self._clock.wall_ms() * 1_000_000, self._last_ns + 1)
+        return self._last_ns
+
+    async def _pieces(
+        self, body: bytes, precision: str, until_ms: float
+    ) -> tuple[dict[int, list[Piece]], dict[int, str]]:
+        """What to write to each region, and the table of each. The parsed lines, far bigger, are let go of here."""
+        tables = await self._worked(len(body), functools.partial(_parsed, body, precision, self.now_ns()))
         infos = [await self._fitting_table(lines, until_ms) for lines in tables.values()]
         pieces: dict[int, list[Piece]] = {}
         names: dict[int, str] = {}
@@ -64,8 +77,7 @@ class Ingest:
             found = await self._worked(len(body), functools.partial(pieces_of_lines, info, lines))
             pieces.update(found)
             names.update(dict.fromkeys(found, info.name))
-        await self.write_pieces(pieces, names, until_ms)
-        return sum(len(lines.row_series) for lines in tables.values())
+        return pieces, names
 
     async def write_pieces(self, pieces: dict[int, list[Piece]], names: dict[int, str], until_ms: float) -> None:
         """Write pieces to their regions. Raises NotWritten."""

@@ -13,7 +13,7 @@ from groundwork.core.errors import Refused
 from groundwork.core.ports import Clock, Workers
 from groundwork.core.table import TableInfo
 from metasrv_frontend.adapters.engine import Engine, NoSuchTable, QueryFailed
-from metasrv_frontend.adapters.scanner import Budget, Scanner, TooMuchData
+from metasrv_frontend.adapters.scanner import Budget, Pool, Scanner, TooMuchData
 from metasrv_frontend.config import FrontendConfig
 from metasrv_frontend.core.pushdown import Need, regions_of_need
 from metasrv_frontend.core.results import Code, affected, description, listing
@@ -61,6 +61,7 @@ class Queries:
         self._clock = clock
         self._workers = workers
         self._engine = Engine(config.query_bytes_max)
+        self._pool = Pool(config.queries_bytes_max)
         self._running = 0
 
     async def execute(self, statement: Statement, strong: bool, until_ms: float) -> Output:
@@ -118,8 +119,7 @@ class Queries:
 
     async def _insert(self, insert: Insert, until_ms: float) -> int:
         table = await self._known_table(insert.table, max(1.0, until_ms - self._clock.now_ms()))
-        now_ns = self._clock.wall_ms() * 1_000_000
-        batch = await self._workers.run(functools.partial(rows_to_batch, insert, table.schema, now_ns))
+        batch = await self._workers.run(functools.partial(rows_to_batch, insert, table.schema, self._ingest.now_ns()))
         pieces = split(table, batch, partitions_of_batch(table, batch))
         await self._ingest.write_pieces(pieces, dict.fromkeys(pieces, table.name), until_ms)
         return batch.num_rows
@@ -134,14 +134,28 @@ class Queries:
         tables, needs = await self._planned(statement, until_ms)
         if statement.verb == "EXPLAIN":
             needs = {}
-        budget = Budget(self._config.query_bytes_max)
-        reads = [self._read(tables[name], need, strong, until_ms, budget) for name, need in needs.items()]
-        data = dict(zip(needs, await asyncio.gather(*reads), strict=True))
-        return await self._workers.run(
-            functools.partial(
-                self._engine.run, statement.text, tables, data, functools.partial(self._check_result, until_ms)
+        with self._pool.share(self._config.query_bytes_max) as budget:
+            data = await self._read_all(tables, needs, strong, until_ms, budget)
+            return await self._workers.run(
+                functools.partial(
+                    self._engine.run, statement.text, tables, data, functools.partial(self._check_result, until_ms)
+                )
             )
-        )
+
+    async def _read_all(
+        self, tables: dict[str, TableInfo], needs: dict[str, Need], strong: bool, until_ms: float, budget: Budget
+    ) -> dict[str, list[list[pa.RecordBatch]]]:
+        """What the query needs of every table; when one cannot be read, the others' reads are ended."""
+        reads = [
+            asyncio.create_task(self._read(tables[name], need, strong, until_ms, budget))
+            for name, need in needs.items()
+        ]
+        try:
+            return dict(zip(needs, await asyncio.gather(*reads), strict=True))
+        finally:
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
 
     async def _planned(self, statement: Statement, until_ms: float) -> tuple[dict[str, TableInfo], dict[str, Need]]:
         """The tables that the text may mean, and what the plan needs of them. A table not yet heard of is asked for."""

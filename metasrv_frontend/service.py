@@ -6,6 +6,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.http import HttpServer
@@ -25,6 +26,8 @@ from metasrv_frontend.query import Queries
 
 log = structlog.get_logger()
 WORKER_THREADS = 4
+STOP_MS_MAX = 5_000
+STOP_LOOK_MS = 10
 
 
 class Frontend:
@@ -32,7 +35,9 @@ class Frontend:
 
     def __init__(self, config: FrontendConfig) -> None:
         self._config = config
-        clock = SystemClock()
+        self._clock = clock = SystemClock()
+        self._stopping = False
+        self._under_way = 0
         self.metrics = Metrics()
         self.routes = RouteClient(config.metasrv, config.cluster_id, config.tls, clock, config.node_id)
         self._workers = ThreadWorkers("frontend", WORKER_THREADS)
@@ -51,6 +56,7 @@ class Frontend:
                 *SqlApi(config, queries, clock, self._workers, self.metrics).routes(),
             ]
         )
+        self.app.add_middleware(_Counted, self)
         self._http = HttpServer(self.app, config.http_listen)
 
     async def start(self) -> None:
@@ -60,7 +66,12 @@ class Frontend:
         log.info("frontend_started", http=self._config.http_listen, metasrv=self._config.metasrv)
 
     async def stop(self) -> None:
-        """Stop listening, then let go of everything."""
+        """Say that it is not ready, finish what is under way for a while, stop listening, let go of everything."""
+        self._stopping = True
+        until_ms = self._clock.now_ms() + STOP_MS_MAX
+        while self._under_way and self._clock.now_ms() < until_ms:
+            await self._clock.sleep(STOP_LOOK_MS)
+        log.info("frontend_stopping", requests_cut=self._under_way)
         await self._http.stop()
         await self._waits.stop()
         await self._nodes.stop()
@@ -71,7 +82,13 @@ class Frontend:
     async def _health(self, _: Request) -> Response:
         return JSONResponse({"status": "pass", "name": "metasrv-frontend", "message": "running"})
 
+    def count(self, step: int) -> None:
+        """One request more, or less, is under way."""
+        self._under_way += step
+
     async def _ready(self, _: Request) -> Response:
+        if self._stopping:
+            return JSONResponse({"ready": False, "reason": "it is stopping"}, status_code=503)
         try:
             await self.routes.ready(deadline_ms=1)
         except Unknown as error:
@@ -80,3 +97,18 @@ class Frontend:
 
     async def _metrics(self, _: Request) -> Response:
         return Response(generate_latest(self.metrics.registry), media_type="text/plain; version=0.0.4")
+
+
+class _Counted:
+    """Counts requests under way, so that a graceful stop can wait for them."""
+
+    def __init__(self, app: ASGIApp, frontend: Frontend) -> None:
+        self._app = app
+        self._frontend = frontend
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._frontend.count(1)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._frontend.count(-1)

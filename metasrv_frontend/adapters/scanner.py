@@ -4,7 +4,8 @@ A region's rows count only as a whole: when its stream breaks, what came is thro
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import grpc
 import grpc.aio
@@ -36,25 +37,53 @@ class TooMuchData(MetasrvError):
     """The query reads more than its budget."""
 
 
+class PoolEmpty(MetasrvError):
+    """All queries together hold as much as they may: ask again."""
+
+
+class Pool:
+    """The bytes that all queries may hold."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.held = 0
+
+    @contextmanager
+    def share(self, bytes_max: int) -> Iterator["Budget"]:
+        """The budget of one query, given back at the end."""
+        budget = Budget(self, bytes_max)
+        try:
+            yield budget
+        finally:
+            budget.give_back(budget.held)
+
+
 class Budget:
     """The bytes that one query may hold."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, pool: Pool, bytes_max: int) -> None:
+        self._pool = pool
         self._bytes_max = bytes_max
         self.held = 0
 
     def take(self, size: int) -> None:
-        """Count bytes in. Raises TooMuchData."""
-        self.held += size
-        if self.held > self._bytes_max:
+        """Count bytes in. Raises TooMuchData, PoolEmpty; then nothing is counted."""
+        if self.held + size > self._bytes_max:
             raise TooMuchData(
                 f"the query reads more than {self._bytes_max} bytes of rows (query_bytes_max): "
                 "narrow its time range, its columns or its tags"
             )
+        if self._pool.held + size > self._pool.bytes_max:
+            raise PoolEmpty(
+                f"all queries together read {self._pool.bytes_max} bytes now (queries_bytes_max); ask again"
+            )
+        self.held += size
+        self._pool.held += size
 
     def give_back(self, size: int) -> None:
         """Count bytes out: they were thrown away."""
         self.held -= size
+        self._pool.held -= size
 
 
 class Scanner:
@@ -144,8 +173,8 @@ class Scanner:
                 if reply.HasField("refused"):
                     refusal = refusal_of(reply.refused)
                     return refusal or Refusal("UNKNOWN_OUTCOME", Then.NEWER_ROUTE, "refused without a reason")
-                held += len(reply.ipc)
                 budget.take(len(reply.ipc))
+                held += len(reply.ipc)
                 pieces.append(reply.ipc)
             batches = _decode(pieces)
             kept = not isinstance(batches, Refusal)

@@ -16,7 +16,7 @@ from groundwork.core.ports import Clock, Workers
 from metasrv_frontend.adapters.bodies import InFlight, Overloaded, TooLarge, UnknownEncoding, read_body
 from metasrv_frontend.adapters.deadlines import deadline_of
 from metasrv_frontend.adapters.engine import QueryFailed
-from metasrv_frontend.adapters.scanner import RegionUnreadable, TooMuchData
+from metasrv_frontend.adapters.scanner import PoolEmpty, RegionUnreadable, TooMuchData
 from metasrv_frontend.config import FrontendConfig
 from metasrv_frontend.core.results import Code, failure, records, success
 from metasrv_frontend.core.sql_words import SQL_BYTES_MAX, SqlSyntax, statements
@@ -138,7 +138,7 @@ def _status(error: MetasrvError) -> tuple[int, Code]:
             return 400, Code.INVALID_SYNTAX
         case BadInput():
             return 400, Code.INVALID_ARGUMENTS
-        case Busy() | Overloaded():
+        case Busy() | Overloaded() | PoolEmpty():
             return 503, Code.RESOURCES_EXHAUSTED
         case QueryFailed():
             return (500 if error.code is Code.INTERNAL else 400), error.code

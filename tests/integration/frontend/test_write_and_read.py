@@ -11,7 +11,9 @@ from influxdb_client import InfluxDBClient, Point
 from influxdb_client.client.write_api import SYNCHRONOUS
 
 from datanode_agent.engine.config import EngineConfig
+from groundwork.adapters.clock import SystemClock
 from protos.datanode.v1 import datanode_pb2
+from tests.integration.agent.replica import until
 from tests.integration.frontend.harness import Cluster, Context, cluster
 
 
@@ -284,5 +286,41 @@ def test_past_the_memory_budget(tmp_path: Path) -> None:
             print(f"{done} of 40 bodies acknowledged, {count} rows; {retried}")
             assert count >= 2_000 * done
             assert done == 40
+
+    asyncio.run(story())
+
+
+def test_metasrv_away_and_back(tmp_path: Path) -> None:
+    """P7 as a client sees it: without metasrv the lease runs out and a write waits; with it back, the write is done."""
+
+    async def story() -> None:
+        async with cluster(tmp_path) as c:
+            assert (await c.world.write("m,t=a v=1 1")).status_code == 204
+            await c.world.replica.stop()
+            agent = c.nodes["dn-1"].agent
+            await until(lambda: not agent._readiness().ready, SystemClock(), "the lease is over")
+            writing = asyncio.create_task(c.world.write("m,t=a v=2 2"))
+            await until(
+                lambda: len(c.nodes["dn-1"].wire.writes) > 2, SystemClock(), "the write was refused and repeated"
+            )
+            assert not writing.done()
+            answer = await c.world.write("m,t=a v=3 3", headers={"x-deadline-ms": "200"})
+            assert (answer.status_code, answer.json()["regions"][0]["reason"]) == (503, "NO_LEASE")
+            await c.world.replica.start()
+            assert (await writing).status_code == 204
+            assert await c.world.rows("SELECT v FROM m ORDER BY v") == [[1.0], [2.0]]
+
+    asyncio.run(story())
+
+
+def test_untimed_rows_of_two_requests_are_two_rows(tmp_path: Path) -> None:
+    """Requests in one millisecond do not replace each other's rows."""
+
+    async def story() -> None:
+        async with cluster(tmp_path) as c:
+            await c.world.write("m,t=a v=0 0")
+            answers = await asyncio.gather(*(c.world.write(f"m,t=a v={i}") for i in range(1, 30)))
+            assert {a.status_code for a in answers} == {204}
+            assert await c.world.rows("SELECT count(*) FROM m") == [[30]]
 
     asyncio.run(story())

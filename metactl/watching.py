@@ -9,7 +9,16 @@ from rich.console import Console
 from groundwork.adapters.clock import boottime_ms, wall_ms
 from groundwork.core.errors import MetasrvError
 from metactl.asking import Metasrv
-from metactl.timeline import Ack, Fault, Happening, replayed_entries, rto_by_region, serving_events
+from metactl.timeline import (
+    IN_FLIGHT_MS,
+    Ack,
+    Fault,
+    Happening,
+    last_ack_ms,
+    replayed_entries,
+    rto_by_region,
+    serving_events,
+)
 
 log = structlog.get_logger()
 PHASE_STYLES = {
@@ -56,6 +65,8 @@ class Narrator:
         self._now_ms = say_ms
         self._told = 0
         self._acked = 0
+        self._served = 0
+        self._last_told = False
         self.origin_ms = say_ms()
 
     def line(self, phase: str, text: str, at_ms: float | None = None) -> None:
@@ -71,6 +82,11 @@ class Narrator:
 
     def catch_up(self, happenings: list[Happening], acks: list[Ack], fault: Fault) -> None:
         """Tell what is new."""
+        if not self._last_told and self._now_ms() > fault.ended_ms + IN_FLIGHT_MS:
+            self._last_told = True
+            last = last_ack_ms(list(acks), fault)
+            if last is not None:
+                self.line("last ack", "of a region that was hit, by its old owner", fault.began_ms + last)
         fresh = happenings[self._told :]
         self._told += len(fresh)
         for h in fresh:
@@ -78,8 +94,11 @@ class Narrator:
                 self.line(h.kind, h.sentence, h.at_ms)
         mine = serving_events(fresh, fault)
         if mine:
+            self._served += sum(int(h.number("count")) for h in mine)
+            worst = ", ".join(f"{step} {max(h.number(f'{step}_ms') for h in mine):,.0f} ms"
+                              for step in ("seal", "claim", "replay"))  # fmt: skip
             entries = replayed_entries(mine, fault)
-            text = f"sealed, claimed and replayed ({entries:,} entries): {mine[-1].sentence}"
+            text = f"{self._served} regions sealed, claimed, replayed (+{entries:,} entries; {worst})"
             self.line("serving", text, mine[-1].at_ms)
         rto = rto_by_region(list(acks), fault)
         if len(rto) > self._acked:

@@ -142,12 +142,16 @@ class State:
         before, after = (old.stays if old else ()), (new.stays if new else ())
         if before is after:
             return
-        kept = {s.lane for s in after}
-        for stay in before:
-            if stay.lane not in kept:
-                self.staying[stay.lane].discard(region_id)
-        for lane in kept:
-            self.staying.setdefault(lane, set()).add(region_id)
+        if before and len(before) > len(after):
+            kept = {s.lane for s in after}
+            for stay in before:
+                if stay.lane not in kept:
+                    self.staying[stay.lane].discard(region_id)
+        for stay in after:
+            here = self.staying.get(stay.lane)
+            if here is None:
+                here = self.staying[stay.lane] = set()
+            here.add(region_id)
 
     def index_lane(self, lane: Lane) -> None:
         """Enter a new lane."""

@@ -115,11 +115,12 @@ class Transaction:
             state.failures.pop(region_id, None)
         else:
             state.regions[region_id] = new
-        routed = old is None or new is None or (old.lane, old.epoch, old.phase) != (new.lane, new.epoch, new.phase)
-        if routed:
-            self._regions.add(region_id)
-        reordered = routed and not (old and new and _same_order(old, new))
-        for region in (old, new) if reordered else ():
+        if old and new and old.phase is new.phase and old.epoch == new.epoch and old.lane == new.lane:
+            return
+        self._regions.add(region_id)
+        if old and new and _same_order(old, new):
+            return
+        for region in (old, new):
             if region:
                 self._orders.setdefault(region.lane.node_id, set()).add(region_id)
 
@@ -132,8 +133,10 @@ class Transaction:
         require(not state.is_over(target), f"region {region_id} would go to {target}, which is over")
         old = state.regions.get(region_id)
         stays = old.stays if old else ()
-        named = {(s.lane, s.epoch) for s in stays}
-        carried = tuple(e for e in ((*old.ends, *ends) if old else ends) if (e.lane, e.stay_epoch) in named)
+        carried = (*old.ends, *ends) if old else ends
+        if carried:
+            named = {(s.lane, s.epoch) for s in stays}
+            carried = tuple(e for e in carried if (e.lane, e.stay_epoch) in named)
         phase = Phase.DROPPING if old and old.phase is Phase.DROPPING else Phase.OPENING
         state.failures.pop(region_id, None)
         self.set_region(region_id, Region(target, epoch, phase, epoch, (*stays, Stay(target, epoch)), carried))

@@ -4,6 +4,7 @@ Sources whose times overlap form a group; groups do not overlap, so each is read
 limit ends the scan early. The lease is checked before every piece leaves.
 """
 
+import functools
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ def _memory(parts: Sequence[Part], plan: Plan) -> tuple[pa.Table, tuple[int, int
 
 
 def _messages(
-    bodies: list[tuple[Sst, bytes]], memory: pa.Table | None, plan: Plan, limit: int
+    bodies: list[tuple[Sst, bytes]], memory: pa.Table | None, plan: Plan, limit: int | None
 ) -> list[tuple[int, bytes]]:
     """One group's rows as (rows, IPC message) pieces."""
     tables = [
@@ -98,7 +99,7 @@ def _messages(
         tables.append(memory)
     table = tables[0] if len(tables) == 1 and memory is None else last_writes(pa.concat_tables(tables), plan.schema)
     table = table.select(plan.columns)
-    if limit:
+    if limit is not None:
         table = table.slice(0, limit)
     pieces = table.combine_chunks().to_batches(max_chunksize=PIECE_ROWS)
     return [(piece.num_rows, piece.serialize().to_pybytes()) for piece in pieces if piece.num_rows]
@@ -153,15 +154,17 @@ class Scanner:
         yield pb.ScanReply(ipc=_END_OF_STREAM)
 
     async def _pieces(self, snapshot: Snapshot, plan: Plan, limit: int) -> AsyncIterator[bytes]:
-        workers, left = self._context.workers, limit
+        workers, sent = self._context.workers, 0
         memory, span = await workers.run(lambda: _memory(snapshot.parts, plan))
         for members in group(snapshot.manifest.ssts, span, plan):
             bodies = [(sst, await self._context.store.get(sst.key)) for sst in members.ssts]
-            mine = memory if members.memory else None
-            for rows, message in await workers.run(lambda b=bodies, m=mine, n=left: _messages(b, m, plan, n)):  # type: ignore[misc]
+            merge = functools.partial(
+                _messages, bodies, memory if members.memory else None, plan, limit - sent if limit else None
+            )
+            for rows, message in await workers.run(merge):
                 yield message
-                left -= rows
-            if limit and left <= 0:
+                sent += rows
+            if limit and sent >= limit:
                 return
 
     # ---------------------------------------------------------------- who may be read

@@ -1,7 +1,8 @@
 """Virtual time: an event loop that jumps to the next timer instead of waiting for it.
 
 `run_sim(main())` runs like asyncio.run, in no real time: asyncio.sleep, timeouts and call_later all count on the loop's
-own clock. A loop that waits with no timer left would wait for ever; that is an error here, and says so.
+own clock. A loop that waits with no timer left would wait for ever; that is an error here, and says so. For that
+reason nothing may come from threads: use InlineWorkers.
 """
 
 import asyncio

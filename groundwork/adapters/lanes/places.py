@@ -94,11 +94,10 @@ class Places:
         while True:
             try:
                 return await self._try(key, body)
-            except NotFound:
-                continue  # it was there and was trimmed since
-            except StoreUnavailable as error:
+            except (NotFound, StoreUnavailable) as error:
+                # NotFound: it was there and was trimmed since, or two creates met and the store let neither win.
                 if self.clock.now_ms() >= until_ms:
-                    raise
+                    raise StoreUnavailable(f"the outcome of {key} is not known: {error}") from error
                 log.warning("lane_put_retried", key=key, reason=str(error), backoff_ms=backoff_ms)
             await self.clock.sleep(backoff_ms)
             backoff_ms = min(backoff_ms * 2, BACKOFF_MS_MAX)

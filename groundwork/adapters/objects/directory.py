@@ -21,6 +21,7 @@ from groundwork.core.ports import Workers
 
 log = structlog.get_logger()
 _TEMPORARY = ".tmp"
+_TEMPORARY_S_MAX = 24 * 3600  # a create takes seconds; nobody is still writing a file that is this old
 Keys = list[str]
 
 
@@ -37,6 +38,7 @@ class DirectoryStore:
         self._lost: set[str] = set()  # folders that failed a sync: the kernel may have dropped what it could not write
         try:
             Path(self._temporary).mkdir(parents=True, exist_ok=True)
+            self._sweep()
         except OSError as error:
             raise BadInput("object_store.directory", f"cannot use {root}: {error.strerror}") from error
 
@@ -60,6 +62,18 @@ class DirectoryStore:
         for key in keys:
             check_key(key)
         await self._workers.run(lambda: self._delete(keys))
+
+    def _sweep(self) -> None:
+        """Drop what dead processes left. Age is by the file system's own clock: that of a probe against theirs."""
+        probe = Path(f"{self._name}probe")
+        probe.touch()
+        now_s = probe.stat().st_mtime
+        for path in Path(self._temporary).iterdir():
+            try:
+                if path == probe or now_s - path.stat().st_mtime > _TEMPORARY_S_MAX:
+                    path.unlink()
+            except FileNotFoundError:
+                continue  # its process was alive and is done with it
 
     # ---------------------------------------------------------------- blocking, on a worker
 

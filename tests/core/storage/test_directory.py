@@ -112,6 +112,10 @@ def test_what_a_crash_leaves_is_no_object(store: DirectoryStore, tmp_path: Path)
     (tmp_path / ".tmp" / "half").write_bytes(b"half")
     asyncio.run(store.create("a/one", b"x"))
     assert asyncio.run(store.list("")) == ["a/one"]
+    os.utime(tmp_path / ".tmp" / "half", (0, 0))
+    (tmp_path / ".tmp" / "fresh").write_bytes(b"another process is writing this")
+    DirectoryStore(tmp_path, InlineWorkers())
+    assert [p.name for p in (tmp_path / ".tmp").iterdir()] == ["fresh"]
 
 
 def test_the_configuration_names_exactly_one_store(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from groundwork.adapters.lanes.format import FORMAT_VERSION, ObjectKind, encode_
 from groundwork.adapters.lanes.objects import ObjectsLog
 from groundwork.adapters.lanes.places import WINDOW_MAX, Limits
 from groundwork.core.check import InvariantViolated
-from groundwork.core.errors import Damaged, NewerFormat, StoreUnavailable, Trimmed
+from groundwork.core.errors import AlreadyExists, Damaged, NewerFormat, StoreUnavailable, Trimmed
 from groundwork.core.ports import Chunk
-from groundwork.sim.clock import run_sim
-from groundwork.sim.objects import Faults
+from groundwork.sim.clock import SimClock, run_sim
+from groundwork.sim.objects import Bucket, Faults, SimObjectStore
+from groundwork.sim.workers import InlineWorkers
 from tests.core.storage.lane_world import LANE, World
 
 
@@ -148,6 +149,29 @@ def test_opening_again_after_an_unknown_outcome_is_the_same_open() -> None:
         with pytest.raises(InvariantViolated, match="has a writer already"):
             await log.open_writer(LANE, lambda _p, _e: None)
         await writer.close()
+
+    run_sim(main())
+
+
+def test_a_conflict_without_a_winner_is_tried_again() -> None:
+    """Two creates that meet may both be refused by S3 with nothing stored: tried again, with pauses and an end."""
+
+    class Conflicting(SimObjectStore):
+        async def create(self, key: str, body: bytes) -> None:
+            if self.bucket.creates < 5:
+                self.bucket.creates += 1
+                raise AlreadyExists(key)
+            await super().create(key, body)
+
+    async def main() -> None:
+        bucket = Bucket()
+        for limits, outcome in ((Limits(settle_ms=0), "not known"), (Limits(), "")):
+            log = ObjectsLog(Conflicting(bucket), SimClock(), InlineWorkers(), limits)
+            if outcome:
+                with pytest.raises(StoreUnavailable, match=outcome):
+                    await log.seal(LANE)
+            else:
+                assert await log.seal(LANE) == 0
 
     run_sim(main())
 

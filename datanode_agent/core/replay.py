@@ -4,7 +4,7 @@ Costs are per record, not per byte, so a pass only parses headers and keeps view
 before anything is decoded, and each region's batches are decoded together, later, in a worker.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from groundwork.core.entry import BadEntry, Kind, iter_entries
@@ -23,10 +23,9 @@ class Row(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes at a position that can not be used. `region_id` is None where nobody can tell whose they were."""
+    """Bytes at a position that can not be used. Whose they were, the damaged bytes themselves cannot say."""
 
     position: int
-    region_id: int | None
     reason: str
 
 
@@ -64,12 +63,11 @@ class Demux:
         self.chunks += 1
         self.bytes += len(body)
         if damage is not None and not body:
-            self.damage.append(Damage(position, None, damage))
+            self.damage.append(Damage(position, damage))
             return
         for entry in iter_entries(body, starts, verify=damage is not None):
             if isinstance(entry, BadEntry):
-                named = entry.region if entry.framed else None
-                self.damage.append(Damage(position, named, entry.reason))
+                self.damage.append(Damage(position, entry.reason))
                 continue
             self.entries += 1
             if position < starts[entry.region] or entry.kind != Kind.DATA:
@@ -79,15 +77,26 @@ class Demux:
             )
         if damage is not None and not any(d.position == position for d in self.damage):
             # The chunk as a whole fails, though each entry that can be seen is whole: entries may be missing.
-            self.damage.append(Damage(position, None, damage))
+            self.damage.append(Damage(position, damage))
 
     def take(self, region_id: int, start: int, end: int) -> Found:
         """What was found for one region in [start, end)."""
         rows = [row for row in self._rows[region_id] if start <= row.position < end]
-        damage = [
-            d for d in self.damage if start <= d.position < end and d.region_id in (None, region_id)
-        ]  # fmt: skip
+        damage = [d for d in self.damage if start <= d.position < end and not unbroken(rows, d.position)]
         return Found(rows, damage)
+
+
+def unbroken(rows: Sequence[Row], position: int) -> bool:
+    """Whether a region's sequence runs on across a position: then none of its rows was there and is missing."""
+    before = [row for row in rows if row.position < position][-1:]
+    behind = next((n for n, row in enumerate(rows) if row.position > position), None)
+    if not before or behind is None:
+        return False
+    chain = [*before, *(row for row in rows[:behind] if row.position == position), rows[behind]]
+    return all(
+        after.epoch == row.epoch and after.sequence == row.sequence + row.rows
+        for row, after in zip(chain, chain[1:], strict=False)
+    )
 
 
 def highest(rows: Iterable[Row]) -> tuple[int, int]:

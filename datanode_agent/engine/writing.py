@@ -184,7 +184,9 @@ class Writer:
         region.expect(epoch, sequence, batch)
         region.pending += 1
         known = False
-        self._context.memory.take(len(write.batch))  # in flight; the sink counts what became durable
+        self._context.memory.take(
+            len(write.batch) + ENTRY_OVERHEAD_BYTES
+        )  # in flight; the sink counts what became durable
         try:
             entry = Entry(Kind.DATA, region.region_id, epoch, sequence, write.rows, write.schema_version, write.batch)
             await lane.append(entry)
@@ -207,7 +209,7 @@ class Writer:
         except StoreUnavailable as error:
             outcome.outcome, outcome.message = pb.UNKNOWN_OUTCOME, str(error)
         finally:
-            self._context.memory.give(len(write.batch))
+            self._context.memory.give(len(write.batch) + ENTRY_OVERHEAD_BYTES)
             if region.lane is lane:
                 region.pending -= 1
                 region.uncertain = region.uncertain or not known

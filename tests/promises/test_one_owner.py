@@ -77,7 +77,9 @@ class Gate:
                 await self._pause.here()
 
 
-async def _stopped_writer(bucket: Bucket, where: str, stop: int) -> tuple[Node, Pause, "asyncio.Task[pb.RegionOutcome]"]:
+async def _stopped_writer(
+    bucket: Bucket, where: str, stop: int
+) -> tuple[Node, Pause, "asyncio.Task[pb.RegionOutcome]"]:
     pause = Pause()
     gate = Gate(pause)
     a = await Node(bucket, "a", 1, gate=gate).start()
@@ -92,7 +94,9 @@ async def _stopped_writer(bucket: Bucket, where: str, stop: int) -> tuple[Node, 
     return a, pause, writing
 
 
-def _stops(check: Callable[[Node, Pause, "asyncio.Task[pb.RegionOutcome]", Bucket], Awaitable[None]], where: str) -> int:
+def _stops(
+    check: Callable[[Node, Pause, "asyncio.Task[pb.RegionOutcome]", Bucket], Awaitable[None]], where: str
+) -> int:
     """Run the check for every stop until the writer ends without stopping; how many there were."""
 
     async def at(bucket: Bucket, stop: int) -> bool:

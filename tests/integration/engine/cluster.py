@@ -103,6 +103,10 @@ class Node:
     def last(self, what: str) -> nodes_pb2.RegionReport:
         return next(r for r in reversed(self.reports) if r.WhichOneof("what") == what)
 
+    def last_covered(self, region: int) -> int:
+        reports = [r for r in self.reports if r.HasField("covered") and r.region_id == region]
+        return max((s.covered for r in reports for s in r.covered.stays if s.lane.incarnation == self.token), default=0)
+
     async def kill(self) -> None:
         """The process is gone: nothing of it acts any more."""
         await self.engine.abandon()

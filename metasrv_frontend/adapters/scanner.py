@@ -149,7 +149,7 @@ class Scanner:
             else:
                 await self._clock.sleep(max(0.0, rest_ms))
             attempt += 1
-        log.warning("scan_given_up", region_id=region_id, attempts=attempt, reason=refusal.message)
+        log.debug("scan_given_up", region_id=region_id, attempts=attempt, reason=refusal.message)
         raise RegionUnreadable(f"region {region_id:#x} could not be read: {refusal.code}: {refusal.message}; ask again")
 
     async def _attempt(

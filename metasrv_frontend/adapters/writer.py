@@ -60,7 +60,7 @@ class Writer:
         while True:
             left_ms = until_ms - self._clock.now_ms()
             if left_ms <= 0:
-                log.warning("write_given_up", region_id=region_id, attempts=attempt, reason=refusal.message)
+                log.debug("write_given_up", region_id=region_id, attempts=attempt, reason=refusal.message)
                 return refusal
             route = self._routes.route(region_id)
             if route is None or not route.owned:

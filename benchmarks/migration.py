@@ -82,6 +82,7 @@ def main() -> None:
         load.stopping.set()
         writer.join(10)
         load.stop()
+        load.check()
         acks = [a.at_ms for a in load.acks]
         calm = gaps_ms(acks, *calm_ms)
         worst = [max(gaps_ms(acks, *move), default=0.0) for move in moves]

@@ -72,6 +72,7 @@ def main() -> None:
         fault = Fault("node", ("dn-1",), began_ms, boottime_ms(), tuple(regions))
         until("recovered", lambda: set(regions) <= writes_again(list(load.acks), fault), load.check)
         load.stop(grace_s=20.0)
+        load.check()
         follower.stop()
         verdict = check(load.ledger, read_back(bench.frontends[0], TABLE))
         rto = list(rto_by_region(load.acks, fault).values())

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from groundwork.adapters.clock import boottime_ms
+from groundwork.core.errors import MetasrvError
 from groundwork.core.table import TableInfo
 from groundwork.core.wire import table_from_wire
 from metactl import picture, report
@@ -73,20 +74,24 @@ class Drill:
 
     def run(self) -> report.Result:
         """The whole drill. Raises a MetasrvError where it cannot be brought to its end."""
-        done = False
+        keep = self._options.keep or self._options.folder is not None
         try:
             with self.cluster:
                 outcome = self._run()
-            done = outcome.clean
+            keep = keep or not outcome.clean
+        except MetasrvError:
+            keep = True
+            raise
+        else:
             return outcome
         finally:
             self._metasrv.close()
             self._events.close()
             self._ports.close()
-            if self._options.folder is None and not self._options.keep and done:
-                shutil.rmtree(self._folder, ignore_errors=True)
-            else:
+            if keep:
                 self._console.print(f"configuration, logs and data of this drill: {self._folder}", markup=False)
+            else:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self) -> report.Result:
         lease_ms = self._start()
@@ -106,6 +111,7 @@ class Drill:
         finally:
             load.stop()
             follower.stop()
+        load.check()
         after = self._routes()
         verdict = self._verify(load)
         moved = moved_regions(before, after, fault)

@@ -201,4 +201,3 @@ class Workload:
         for thread in self._threads:
             thread.join(1.0)
         self._frontends.close()
-        self.check()

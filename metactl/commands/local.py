@@ -1,5 +1,6 @@
 """Commands that run a cluster on this machine: demo, and dev up, status and down."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def demo(ctx: click.Context, fault: str, as_json: bool, regions: int, rows_max: 
 
     configure_logs("metactl", "warning")
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything is ended and cleaned up
     as_json = as_json or settings(ctx).output == "json"
     options = Options(
         fault=fault, regions=regions, rows_max=rows_max, writers=writers, interval_s=interval_s, duration_s=duration_s,

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 BACKOFF_S_FIRST = 0.05
-BACKOFF_S_MAX = 1.0
+BACKOFF_S_MAX = 0.5
 NUDGE_GAP_S = 0.02
 _JOIN_S = 5.0
 _REFUSALS = {

@@ -24,6 +24,7 @@ from metasrv.core.state import State
 
 RETRY_MS = 1_000
 RETRY_MS_MAX = 60_000
+MOVE_AGAIN_MS = 5_000
 TRIM_LANES_MAX = 64
 HOPELESS = ("trimmed", "damaged")  # an operator decides
 TIMES_BEFORE_LANE_ENDS = 3
@@ -38,6 +39,9 @@ class Procedures:
         self._trimmed_ms = 0.0
         self._trim_seen: dict[Lane, int] = {}
         self._lane_ended_ms: float | None = None
+        self._tried_ms: dict[
+            int, float
+        ] = {}  # regions that were told to move lately: a failed move is not repeated at once
 
     def step(self, now_ms: float, wall_ms: int, state: State, book: LeaseBook) -> list[Decision]:
         """What to propose now. Call after Supervisor.step, under the same rules."""
@@ -48,9 +52,10 @@ class Procedures:
         out = self._deadlines(now_ms, wall_ms, state, seen)
         out += self._failed(now_ms, wall_ms, state, inventory, seen)
         if not out:
-            out += self._drains(wall_ms, state, inventory)
+            out += self._drains(now_ms, wall_ms, state, inventory)
         if not out:
-            out += plan_rebalance(state, inventory, wall_ms)
+            out += plan_rebalance(state, inventory, wall_ms, self._tried(now_ms))
+            self._note_moves(now_ms, out)
         return out + self._trims(now_ms, wall_ms, state)
 
     def _since(self, seen: dict[Hashable, float], key: Hashable, now_ms: float) -> float:
@@ -82,15 +87,27 @@ class Procedures:
             for (attempt, why), regions in sorted(overdue.items())
         ]
 
-    def _drains(self, wall_ms: int, state: State, inventory: Inventory) -> list[Decision]:
+    def _tried(self, now_ms: float) -> set[int]:
+        self._tried_ms = {r: at for r, at in self._tried_ms.items() if now_ms - at < MOVE_AGAIN_MS}
+        return set(self._tried_ms)
+
+    def _note_moves(self, now_ms: float, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            if isinstance(decision.command, StartMigration):
+                self._tried_ms.update((m.region_id, now_ms) for m in decision.command.moves)
+
+    def _drains(self, now_ms: float, wall_ms: int, state: State, inventory: Inventory) -> list[Decision]:
         room = state.config.moves_max - len(state.migrations)
         out: list[Decision] = []
+        if room <= 0 or not state.drains:
+            return out
         pool = Pool(state, inventory)
+        tried = self._tried(now_ms)
         for node_id, drain in sorted(state.drains.items()):
             if room <= 0 or not state.node_region_count(node_id) or pause_of(state, wall_ms, node_id):
                 continue
             moves = []
-            for region_id in self._movable(state, node_id, room):
+            for region_id in self._movable(state, node_id, room, tried):
                 target = pool.take(1)
                 if target is not None:
                     moves.append(Placement(region_id, target))
@@ -99,15 +116,17 @@ class Procedures:
                 why = f"drain of {node_id}, {regions_said(state.node_region_count(node_id))} to go"
                 command = StartMigration(moves=tuple(moves), who=drain.who, why=why, wall_ms=wall_ms)
                 out.append(Decision("migration", f"{regions_said(len(moves))} to leave {node_id}: {why}", command))
+        self._note_moves(now_ms, out)
         return out
 
     @staticmethod
-    def _movable(state: State, node_id: str, limit: int) -> list[int]:
+    def _movable(state: State, node_id: str, limit: int, tried: set[int]) -> list[int]:
         found: list[int] = []
         for lane in state.open_lanes(node_id):
             for region_id in state.staying.get(lane, ()):
                 region = state.regions[region_id]
-                if region.lane == lane and region.phase is Phase.SERVING and region_id not in state.migrations:
+                free = region_id not in state.migrations and region_id not in tried
+                if free and region.lane == lane and region.phase is Phase.SERVING:
                     found.append(region_id)
         return sorted(found)[:limit]
 

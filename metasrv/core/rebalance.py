@@ -4,6 +4,8 @@ Only when nothing more important is going on, only onto datanodes that have been
 only a few regions at a time: so a node that flaps never gets any, and one that stays well always does in the end.
 """
 
+from collections.abc import Collection
+
 from metasrv.core.commands import Placement, StartMigration
 from metasrv.core.decisions import Decision
 from metasrv.core.events import regions_said
@@ -13,8 +15,8 @@ from metasrv.core.records import NodeStatus, Phase
 from metasrv.core.state import State
 
 
-def plan_rebalance(state: State, inventory: Inventory, wall_ms: int) -> list[Decision]:
-    """At most one batch of moves, from the fullest datanode to the emptiest that has settled."""
+def plan_rebalance(state: State, inventory: Inventory, wall_ms: int, tried: Collection[int] = ()) -> list[Decision]:
+    """At most one batch of moves, from the fullest datanode to the emptiest that has settled. `tried`: not these."""
     if state.migrations or state.drains or not state.config.rebalance_moves_max or state.lost_lanes():
         return []
     pool = Pool(state, inventory)
@@ -34,7 +36,7 @@ def plan_rebalance(state: State, inventory: Inventory, wall_ms: int) -> list[Dec
     # Each move closes the gap from both sides; stop half way, and never turn the order round.
     per_move = 1 / capacity[fullest] + 1 / capacity[emptiest]
     moves = min(state.config.rebalance_moves_max, int(gap / per_move))
-    regions = _serving(state, fullest)[:moves]
+    regions = [r for r in _serving(state, fullest) if r not in tried][:moves]
     placements = [Placement(r, lane) for r in regions if (lane := pool.take(1, only=[emptiest]))]
     if not placements:
         return []

@@ -191,11 +191,13 @@ class Supervisor:
         plan = plan_failover(state, inventory, [*ended, *unwell], hung, why, wall_ms)
         if plan.unplaced and (unwell or hung):  # it lives: leave it what nobody else has room for
             plan = plan_failover(state, inventory, ended, (), _why(state, inventory, ended, (), ()), wall_ms)
-        self._stuck = made_from
         if ended and not plan.steps and any(state.node_region_count(e.node_id) for e in ended):
+            self._stuck = made_from
             said = f"{why}: it is not failed over; {plan.why_unplaced}"
             return [*out, self._not("nowhere", "", said, wall_ms)] if self._new("", plan.why_unplaced) else out
-        if plan.command:
+        if plan.command is None:
+            self._stuck = made_from  # a proposal may get lost, and is made again: only nothing is not repeated
+        else:
             out.append(Decision("failover", plan.sentence, plan.command, fields={"unplaced": str(plan.unplaced)}))
         if plan.unplaced and self._new("", plan.why_unplaced):
             said = f"not every lost region has a new owner: {plan.why_unplaced}"

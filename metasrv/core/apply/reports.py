@@ -152,6 +152,13 @@ def _covered(tx: Transaction, batch: _Batch, item: Covered) -> str:
 
 
 def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
+    migration = tx.state.migrations.get(item.region_id)
+    if migration and (migration.target.node_id, migration.target.incarnation) == (item.node_id, item.incarnation):
+        source = migration.source.node_id
+        tx.end_migration(item.region_id)
+        said = f"the move of region {item.region_id} was cancelled: {item.node_id} could not take it ({item.kind})"
+        tx.event("cancel", said, (item.node_id, source), (item.region_id,), attempt=migration.attempt)
+        return ""
     region = _owner(tx, item)
     if isinstance(region, str):
         return region

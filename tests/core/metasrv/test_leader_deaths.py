@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from metasrv.core import commands as c
+from metasrv.core.events import Outcome
 from metasrv.core.planner import plan_drain, plan_migration
 from metasrv.core.records import Config
 from tests.core.metasrv.world import World
@@ -98,3 +99,22 @@ def test_a_leaders_death_at_each_step(story: Callable[[World], None]) -> None:
             assert world.machine.state.node_region_count("dn-1") == 0
         if story is _drop:
             assert world.machine.state.table_named("other") is None and "other" not in world.machine.state.names
+
+
+def test_a_lost_proposal_is_made_again() -> None:
+    """A proposal may fail with an unknown outcome while the same leader goes on leading: the next step repeats it."""
+    world = _cluster()
+    real = world.propose
+    lost: list[type] = []
+
+    def unreliable(command: c.AnyCommand) -> Outcome:
+        if isinstance(command, c.Suspect | c.Failover) and lost.count(type(command)) < 3:
+            lost.append(type(command))
+            return Outcome(world.revision, "lost", refused="the outcome is not known")
+        return real(command)
+
+    world.propose = unreliable  # type: ignore[method-assign]
+    world.agents["dn-1"].running = False
+    world.run(6_000)
+    assert lost.count(c.Failover) == 3
+    assert world.all_serve()

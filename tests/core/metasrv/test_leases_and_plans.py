@@ -1,0 +1,113 @@
+"""Grants, silence, and the plan linter, one rule at a time."""
+
+from groundwork.core.ids import Lane
+from metasrv.core import commands as c
+from metasrv.core.leases import Beat, Grant, Heard, LeaseBook, Refusal
+from metasrv.core.linter import check_failover
+from metasrv.core.records import Config
+from metasrv.core.routes import changes
+from tests.core.metasrv.world import World
+
+REPLICAS = ("m1", "m2", "m3")
+
+
+def _world() -> World:
+    world = World(config=Config(settle_ms=10_000_000))
+    world.add("dn-1", "site-1/zone-a", lanes=2, capacity=4)
+    world.add("dn-2", "site-2/zone-a", lanes=2, capacity=4)
+    world.run(600)
+    world.create_table("cpu", 4)
+    world.run(300)
+    return world
+
+
+def test_a_grant_names_the_orders_revision_and_the_lanes_that_are_not_over() -> None:
+    """HOLES 12: a grant names the node's assignment revision, and only the lanes that are not over."""
+    world = _world()
+    state, agent = world.machine.state, world.agents["dn-1"]
+    world.propose(c.Failover(lanes=(Lane("dn-1", agent.incarnation, 1),)))
+    assert world.book.decide(state, agent.beat()) == Grant(3_000, state.nodes["dn-1"].orders_revision, (0,))
+    assert state.nodes["dn-1"].orders_revision == state.revision
+
+
+def test_refusals() -> None:
+    """T2, T8: no grant to a suspect, to an incarnation that is over, to one that was never registered."""
+    world = _world()
+    state, agent = world.machine.state, world.agents["dn-1"]
+    assert world.book.decide(state, Beat("dn-9", 1)) is Refusal.UNKNOWN_NODE
+    assert world.book.decide(state, Beat("dn-1", agent.incarnation - 1)) is Refusal.SUPERSEDED
+    world.propose(c.Suspect(node_id="dn-1", incarnation=agent.incarnation, silent_ms=3_000))
+    assert world.book.decide(state, agent.beat()) is Refusal.SUSPECTED
+    world.propose(c.Release(node_id="dn-1", incarnation=agent.incarnation))
+    assert world.book.decide(state, agent.beat()) is Refusal.SUPERSEDED
+
+
+def test_silence_of_a_new_leader() -> None:
+    """T1, T2: from the last hearing where the leader before reports; else from the election, where that is later."""
+    book = LeaseBook("m2")
+    book.led_by("m1")
+    book.heard(Beat("dn-1", 7), 1_000.0)
+    book.elected(5_000.0)
+    assert book.silence_ms("dn-1", 7, 5_500.0) == 500.0
+    book.reported("m3", [], 5_500.0)
+    assert not book.may_judge(5_500.0, Config(), REPLICAS)
+    book.reported("m1", [Heard("dn-1", 7, 2_500.0)], 5_500.0)
+    assert book.may_judge(5_500.0, Config(), REPLICAS)
+    assert book.silence_ms("dn-1", 7, 5_500.0) == 2_500.0
+    assert book.silence_ms("dn-2", 8, 5_500.0) == 500.0, "never heard: from the election"
+
+
+def test_a_leader_that_slept_gives_credit_once() -> None:
+    """T3: silence before the sleep still counts; the sleep itself does not."""
+    book = LeaseBook("m1")
+    book.elected(0.0)
+    for replica in REPLICAS[1:]:
+        book.reported(replica, [], 0.0)
+    book.tick(900.0, Config())
+    book.heard(Beat("dn-1", 7), 400.0)
+    assert book.tick(31_000.0, Config()) == 30_100.0
+    assert book.silence_ms("dn-1", 7, 31_000.0) == 500.0
+    assert book.tick(31_100.0, Config()) == 0.0
+
+
+def test_the_linter_finds_every_broken_rule() -> None:
+    """A plan that loses a region, uses it twice, overfills, or aims at an ended lane is told so."""
+    world = _world()
+    state = world.machine.state
+    one, two = world.agents["dn-1"].incarnation, world.agents["dn-2"].incarnation
+    ended = (c.Ended("dn-1", one, "operator"),)
+    a, b = Lane("dn-1", one, 0), Lane("dn-1", one, 1)
+    target = Lane("dn-2", two, 0)
+
+    def faults(*moves: c.Move, unplaced: int = 0) -> str:
+        return "; ".join(check_failover(state, c.Failover(ended=ended, moves=moves), unplaced))
+
+    assert faults(c.Move(a, target), c.Move(b, target)) == ""
+    assert "are lost" in faults(c.Move(a, target))
+    assert "given away twice" in faults(c.Move(a, target), c.Move(a, target))
+    assert "is over" in faults(c.Move(a, b), c.Move(b, target))
+    assert "is not lost" in faults(c.Move(target, a))
+    region = state.regions_of(a)[0]
+    assert "2 times" in faults(c.Move(a, target, (region,)), c.Move(a, target, (region,)))
+    assert "is not in lane" in faults(c.Move(b, target, (region,)))
+    world.create_table("more", 4)
+    assert "would own more than" in faults(c.Move(a, target), c.Move(b, target))
+
+
+def test_changes_since_add_up_to_the_routes() -> None:
+    """A watcher that resumes gets what it missed, or is told that it must begin anew."""
+    world = _world()
+    machine, revision = world.machine, world.machine.state.revision
+    assert machine.changes_since(revision) == []
+    world.agents["dn-1"].running = False
+    world.run(4_000)
+    missed = machine.changes_since(revision)
+    assert missed is not None
+    told = changes(machine.state, missed)
+    assert {r.region_id for r in told.routes} == {
+        r for r, x in machine.state.regions.items() if x.epoch >= told.routes[0].epoch
+    }
+    assert all(r.node_id == "dn-2" for r in told.routes)
+    assert machine.changes_since(revision + 10**6) is None
+    machine.restore(list(machine.snapshot()))
+    assert machine.changes_since(revision) is None

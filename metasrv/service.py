@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from groundwork.adapters.http import HttpServer
 from groundwork.adapters.rpc import aio_server, listen
-from groundwork.core.errors import ForeignCluster, NotLeader, StoreUnavailable, Unknown
+from groundwork.core.errors import BadInput, ForeignCluster, NotLeader, StoreUnavailable, Unknown
 from groundwork.core.ports import Clock, ObjectStore
 from metasrv.adapters import generations
 from metasrv.adapters.faces import Faces
@@ -153,6 +153,8 @@ class Service:
                     continue
             except NotLeader:
                 return
+            except BadInput as error:
+                log.exception("decision_too_large", reason=str(error), means="decided anew at the next tick")
             except Unknown as error:
                 log.warning("decision_not_committed", reason=str(error), means="decided anew at the next tick")
             await self._rest()
@@ -162,7 +164,8 @@ class Service:
         began_ms = self.clock.now_ms()
         tick_ms = self.config.timing.tick_ms
         try:
-            await asyncio.wait_for(self._poke.wait(), tick_ms / 1000)
+            async with asyncio.timeout(tick_ms / 1000):
+                await self._poke.wait()
         except TimeoutError:
             self.metrics.loop_lag_ms.set(max(0.0, self.clock.now_ms() - began_ms - tick_ms))
         self._poke.clear()
@@ -218,6 +221,8 @@ class Service:
             return True
         try:
             await generations.begin_first(self._store, self.config.cluster_id)
+        except BadInput as error:
+            raise ForeignCluster(str(error)) from error  # ends the process: nobody else can begin this cluster either
         except StoreUnavailable as error:
             log.warning("bootstrap_waits", reason=str(error), means="the object store must say whose it is first")
             await self.clock.sleep(STORE_RETRY_MS)

@@ -71,7 +71,8 @@ class RouteClient:
     async def ready(self, deadline_ms: float = DEADLINE_MS) -> None:
         """Wait for the first snapshot. Raises Unknown at the deadline."""
         try:
-            await asyncio.wait_for(self._ready.wait(), deadline_ms / 1000)
+            async with asyncio.timeout(deadline_ms / 1000):
+                await self._ready.wait()
         except TimeoutError as error:
             raise Unknown(f"no metasrv replica sent its routes within {deadline_ms:.0f} ms") from error
 
@@ -112,7 +113,8 @@ class RouteClient:
                     )
                 news.clear()
                 try:
-                    await asyncio.wait_for(news.wait(), min(left_ms, POLL_MS) / 1000)
+                    async with asyncio.timeout(min(left_ms, POLL_MS) / 1000):
+                        await news.wait()
                 except TimeoutError:
                     await self._poll(region_id, min(left_ms, POLL_MS))
         finally:
@@ -247,12 +249,15 @@ class RouteClient:
         stream = routes_pb2_grpc.RoutesStub(self.calls.channel(address)).Watch(request)
         try:
             while True:
-                event = await asyncio.wait_for(stream.read(), STALL_MS / 1000)
+                # Not wait_for(): on 3.11 it swallows a cancellation that comes together with the event.
+                async with asyncio.timeout(STALL_MS / 1000):
+                    event = await stream.read()
                 if not isinstance(event, routes_pb2.RoutesEvent):
                     return heard  # the end of the stream
                 heard = True
                 self._tell(self.cache.apply_event(event))
-                self._ready.set()
+                if not event.more:
+                    self._ready.set()
         except TimeoutError:
             log.warning("routes_watch_stalled", address=address, silent_ms=STALL_MS)
         except grpc.aio.AioRpcError as error:

@@ -100,7 +100,8 @@ class RouteCache:
         for table_id in event.dropped_table_ids:
             changed |= self._drop(table_id)
         changed |= self.merge(event.revision, event.tables, event.routes)
-        self.revision = max(self.revision, event.revision)
+        if not event.more:
+            self.revision = max(self.revision, event.revision)
         return changed
 
     def merge(

@@ -167,7 +167,8 @@ class RelayLink:
         self._unsent.add(who)
         self._poke.set()
         try:
-            reply = await asyncio.wait_for(future, self._patience_ms / 1000)
+            async with asyncio.timeout(self._patience_ms / 1000):
+                reply = await future
         except TimeoutError:
             return None
         finally:

@@ -49,7 +49,8 @@ class Feed(Generic[K]):
             return
         self._event.clear()
         try:
-            await asyncio.wait_for(self._event.wait(), timeout_ms / 1000)
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._event.wait()
         except TimeoutError:
             return  # the caller sends an empty message then, so that the other side knows that the stream lives
 

@@ -18,6 +18,18 @@ FORWARDED = "x-forwarded"
 _ANSWERS_FOREIGN = "/metasrv.v1.Heartbeat/"
 _REPLICAS_ONLY = ("/metasrv.v1.Replicas/", "/raft.v1.Raft/")
 _NODES_ONLY = ("/metasrv.v1.Heartbeat/", "/metasrv.v1.Nodes/")
+# A tool that does not know the cluster yet may look; whoever names another cluster may not even do that.
+_READS = frozenset(
+    f"/metasrv.v1.{method}"
+    for method in (
+        "Admin/Status",
+        "Admin/Procedures",
+        "Admin/Explain",
+        "Admin/Events",
+        "Catalog/ListTables",
+        "Routes/Get",
+    )
+)
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -66,7 +78,8 @@ class Guard(grpc.aio.ServerInterceptor):
         cluster_id, node_id = claimed(request)
         if cluster_id is None:
             return
-        if cluster_id != self._cluster_id and not method.startswith(_ANSWERS_FOREIGN):
+        anonymous = not cluster_id and not node_id and method in _READS
+        if cluster_id != self._cluster_id and not anonymous and not method.startswith(_ANSWERS_FOREIGN):
             self._refused("foreign_cluster")
             raise ForeignCluster(f"this is cluster {self._cluster_id}, the request names {cluster_id or 'none'}")
         self._check_certificate(method, node_id, context)

@@ -1,5 +1,6 @@
 """The Nodes service: registration, release, orders and reports."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from protos.metasrv.v1.nodes_pb2_grpc import NodesServicer, NodesStub
 
 log = structlog.get_logger()
 REPORTS_WAITING_MAX = 200_000
+ORDERS_IN_SLICE = 500
+REGISTER_TRIES = 3
 QUIET_MS = 1_000  # an empty message at least so often, so that an agent can tell a dead stream from a quiet one
 
 
@@ -69,7 +72,7 @@ class Nodes(NodesServicer):
             writer = _OrdersWriter(self._machine, node_id)
             while not self._feeds.closing:
                 self._check_incarnation(node_id, incarnation)
-                yield writer.next(feed)
+                yield await writer.next(feed)
                 await feed.wait(QUIET_MS)
 
     def _check_incarnation(self, node_id: str, incarnation: int) -> None:
@@ -88,9 +91,28 @@ class Nodes(NodesServicer):
             raise BadInput("address", "the address where clients reach this datanode is missing")
         if not 1 <= request.lanes <= LANES_MAX:
             raise BadInput("lanes", f"{request.lanes} is not from 1 to {LANES_MAX}")
-        state = self._machine.state
+        if not self._machine.state.cluster_id:
+            raise Unknown("the cluster has not begun yet: the leader waits for the object store")
+        for _ in range(REGISTER_TRIES):
+            command = self._registration(request, node_id)
+            outcome = await self._proposer.propose(command)
+            if not outcome.refused:
+                break
+            held = self._machine.state.nodes.get(node_id)
+            if command.replaces == (held.incarnation if held else 0):
+                raise Refused("register", outcome.refused)
+        else:
+            raise Unknown(f"{node_id} is being registered by others at the same time: {outcome.refused}")
+        config = self._machine.state.config
+        log.info("registered", node_id=node_id, incarnation=outcome.value, address=request.address)
+        return nodes_pb2.RegisterReply(
+            incarnation=outcome.value, lease_ms=config.lease_ms, beat_ms=config.beat_ms, revision=outcome.revision
+        )
+
+    def _registration(self, request: nodes_pb2.RegisterRequest, node_id: str) -> commands.Register:
+        state, clock = self._machine.state, self._proposer.clock
         held = state.nodes.get(node_id)
-        command = commands.Register(
+        return commands.Register(
             node_id=node_id,
             folder_id=request.folder_id,
             locality=request.locality,
@@ -99,16 +121,8 @@ class Nodes(NodesServicer):
             capacity_regions=request.capacity_regions,
             replaces=held.incarnation if held else 0,
             takeover=request.takeover,
-            heard=self._book.may_register(state, node_id, self._proposer.clock.now_ms()),
-            wall_ms=self._proposer.clock.wall_ms(),
-        )
-        outcome = await self._proposer.propose(command)
-        if outcome.refused:
-            raise Refused("register", outcome.refused)
-        config = self._machine.state.config
-        log.info("registered", node_id=node_id, incarnation=outcome.value, address=request.address)
-        return nodes_pb2.RegisterReply(
-            incarnation=outcome.value, lease_ms=config.lease_ms, beat_ms=config.beat_ms, revision=outcome.revision
+            heard=self._book.may_register(state, node_id, clock.now_ms()),
+            wall_ms=clock.wall_ms(),
         )
 
     async def _release(self, request: nodes_pb2.ReleaseRequest) -> nodes_pb2.ReleaseReply:
@@ -157,8 +171,8 @@ class _OrdersWriter:
         self._schemas: dict[int, int] = {}  # table id -> schema version sent
         self._trims: dict[Lane, int] = {}
 
-    def next(self, feed: Feed[Key]) -> nodes_pb2.OrdersReply:
-        """A snapshot, or the changes since; with nothing new, an empty message."""
+    async def next(self, feed: Feed[Key]) -> nodes_pb2.OrdersReply:
+        """A snapshot, or the changes since; with nothing new, an empty message. Encoded in slices, to stall nobody."""
         state = self._machine.state
         keys = feed.take()
         if keys is None:
@@ -170,13 +184,16 @@ class _OrdersWriter:
             orders = orders_for(state, self._node_id, [k for kind, k in keys if kind == "region"])
             trims = trim_orders_of(state, self._node_id) if TRIM in keys or NODE in keys else []
         widened = [] if keys is None else [k for kind, k in keys if kind == "table" and k in self._schemas]
-        return nodes_pb2.OrdersReply(
+        reply = nodes_pb2.OrdersReply(
             snapshot=keys is None,
             revision=state.revision,
-            orders=[order_to_wire(o) for o in orders],
             trims=[trim_to_wire(t) for t in self._new_trims(trims)],
             tables=self._new_tables(orders, widened),
         )
+        for start in range(0, len(orders), ORDERS_IN_SLICE):
+            reply.orders.extend(map(order_to_wire, orders[start : start + ORDERS_IN_SLICE]))
+            await asyncio.sleep(0)
+        return reply
 
     def _new_trims(self, trims: Sequence[TrimOrder]) -> list[TrimOrder]:
         new = [t for t in trims if self._trims.get(t.lane) != t.below]

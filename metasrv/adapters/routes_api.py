@@ -15,7 +15,7 @@ from protos.metasrv.v1 import routes_pb2
 from protos.metasrv.v1.routes_pb2_grpc import RoutesServicer
 
 QUIET_MS = 1_000  # an empty event at least so often, so that a watcher can tell a dead stream from a quiet one
-ROUTES_IN_EVENT_MAX = 20_000
+ROUTES_IN_EVENT_MAX = 2_000  # some 10 ms of work
 REGIONS_ASKED_MAX = 10_000
 BEHIND_MS = 1_000
 
@@ -71,7 +71,7 @@ class Routes(RoutesServicer):
             await self._catch_up(request.from_revision, feed)
             self._begin(request.from_revision, feed)
             while not self._feeds.closing:
-                for event in self._events(feed):
+                async for event in self._events(feed):
                     yield event
                 await feed.wait(QUIET_MS)
 
@@ -99,8 +99,11 @@ class Routes(RoutesServicer):
         for outcome in outcomes:
             feed.mark([*(("table", t) for t in outcome.tables), *(("region", r) for r in outcome.regions)])
 
-    def _events(self, feed: Feed[Key]) -> list[routes_pb2.RoutesEvent]:
-        """What to send now: nothing new is an empty event."""
+    async def _events(self, feed: Feed[Key]) -> AsyncIterator[routes_pb2.RoutesEvent]:
+        """What to send now: nothing new is an empty event. In slices, so that a million routes stall nobody.
+
+        Later slices may be newer than the revision that they name; what changed meanwhile is in the feed again.
+        """
         state = self._machine.state
         keys = feed.take()
         if keys is None:
@@ -113,16 +116,17 @@ class Routes(RoutesServicer):
             tables = [t.info() for t in living]
             gone = sorted(set(asked) - {t.table_id for t in living})
             region_ids = sorted({k for kind, k in keys if kind == "region"} | {r for t in tables for r in t.region_ids})
-        first = routes_pb2.RoutesEvent(
+        event = routes_pb2.RoutesEvent(
             revision=state.revision,
             snapshot=keys is None,
             tables=tables_to_wire(state, tables),
             dropped_table_ids=gone,
         )
-        events = [first]
         for start in range(0, len(region_ids), ROUTES_IN_EVENT_MAX):
-            routes = map(route_to_wire, routes_of(state, region_ids[start : start + ROUTES_IN_EVENT_MAX]))
-            if start:
-                events.append(routes_pb2.RoutesEvent(revision=state.revision))
-            events[-1].routes.extend(routes)
-        return events
+            slice_ = region_ids[start : start + ROUTES_IN_EVENT_MAX]
+            event.routes.extend(map(route_to_wire, routes_of(self._machine.state, slice_)))
+            if start + ROUTES_IN_EVENT_MAX < len(region_ids):
+                event.more = True
+                yield event
+                event = routes_pb2.RoutesEvent(revision=event.revision)
+        yield event

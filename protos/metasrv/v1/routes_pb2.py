@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.metasrv.v1 import types_pb2 as protos_dot_metasrv_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/metasrv/v1/routes.proto\x12\nmetasrv.v1\x1a\x1dprotos/metasrv/v1/types.proto\"\xb6\x01\n\rRoutesRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\r\n\x05table\x18\x02 \x01(\t\x12\x31\n\x04tags\x18\x03 \x03(\x0b\x32#.metasrv.v1.RoutesRequest.TagsEntry\x12\x12\n\nregion_ids\x18\x04 \x03(\x04\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"d\n\x0bRoutesReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12 \n\x05table\x18\x02 \x01(\x0b\x32\x11.metasrv.v1.Table\x12!\n\x06routes\x18\x03 \x03(\x0b\x32\x11.metasrv.v1.Route\"I\n\x0cWatchRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x15\n\rfrom_revision\x18\x02 \x01(\x04\"\x92\x01\n\x0bRoutesEvent\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12!\n\x06tables\x18\x03 \x03(\x0b\x32\x11.metasrv.v1.Table\x12!\n\x06routes\x18\x04 \x03(\x0b\x32\x11.metasrv.v1.Route\x12\x19\n\x11\x64ropped_table_ids\x18\x05 \x03(\x04\x32\x81\x01\n\x06Routes\x12\x39\n\x03Get\x12\x19.metasrv.v1.RoutesRequest\x1a\x17.metasrv.v1.RoutesReply\x12<\n\x05Watch\x12\x18.metasrv.v1.WatchRequest\x1a\x17.metasrv.v1.RoutesEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/metasrv/v1/routes.proto\x12\nmetasrv.v1\x1a\x1dprotos/metasrv/v1/types.proto\"\xb6\x01\n\rRoutesRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\r\n\x05table\x18\x02 \x01(\t\x12\x31\n\x04tags\x18\x03 \x03(\x0b\x32#.metasrv.v1.RoutesRequest.TagsEntry\x12\x12\n\nregion_ids\x18\x04 \x03(\x04\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"d\n\x0bRoutesReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12 \n\x05table\x18\x02 \x01(\x0b\x32\x11.metasrv.v1.Table\x12!\n\x06routes\x18\x03 \x03(\x0b\x32\x11.metasrv.v1.Route\"I\n\x0cWatchRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x15\n\rfrom_revision\x18\x02 \x01(\x04\"\xa0\x01\n\x0bRoutesEvent\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12!\n\x06tables\x18\x03 \x03(\x0b\x32\x11.metasrv.v1.Table\x12!\n\x06routes\x18\x04 \x03(\x0b\x32\x11.metasrv.v1.Route\x12\x19\n\x11\x64ropped_table_ids\x18\x05 \x03(\x04\x12\x0c\n\x04more\x18\x06 \x01(\x08\x32\x81\x01\n\x06Routes\x12\x39\n\x03Get\x12\x19.metasrv.v1.RoutesRequest\x1a\x17.metasrv.v1.RoutesReply\x12<\n\x05Watch\x12\x18.metasrv.v1.WatchRequest\x1a\x17.metasrv.v1.RoutesEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST']._serialized_start=364
   _globals['_WATCHREQUEST']._serialized_end=437
   _globals['_ROUTESEVENT']._serialized_start=440
-  _globals['_ROUTESEVENT']._serialized_end=586
-  _globals['_ROUTES']._serialized_start=589
-  _globals['_ROUTES']._serialized_end=718
+  _globals['_ROUTESEVENT']._serialized_end=600
+  _globals['_ROUTES']._serialized_start=603
+  _globals['_ROUTES']._serialized_end=732
 # @@protoc_insertion_point(module_scope)

@@ -132,9 +132,12 @@ class RoutesEvent(_message.Message):
     TABLES_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
     DROPPED_TABLE_IDS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     snapshot: _builtins.bool
     """replaces everything that the watcher holds"""
+    more: _builtins.bool
+    """the rest of these changes follows: only then is `revision` reached"""
     @_builtins.property
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Table]:
         """new or changed"""
@@ -153,10 +156,11 @@ class RoutesEvent(_message.Message):
         tables: _abc.Iterable[_types_pb2.Table] | None = ...,
         routes: _abc.Iterable[_types_pb2.Route] | None = ...,
         dropped_table_ids: _abc.Iterable[_builtins.int] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_table_ids", b"dropped_table_ids", "revision", b"revision", "routes", b"routes", "snapshot", b"snapshot", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_table_ids", b"dropped_table_ids", "more", b"more", "revision", b"revision", "routes", b"routes", "snapshot", b"snapshot", "tables", b"tables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

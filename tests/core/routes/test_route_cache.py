@@ -107,3 +107,14 @@ def test_a_start_from_backup_is_followed() -> None:
     assert cache.table("cpu") is None
     assert cache.table("mem") is not None
     assert cache.revision == 40
+
+
+def test_a_revision_is_reached_with_its_last_slice() -> None:
+    """A snapshot that comes in slices counts once it is whole: a stream that breaks before begins it again."""
+    cache = RouteCache()
+    cache.apply_event(_event(7, _route(1, 10), snapshot=True, tables=[_table(1), _table(2, "mem")], more=True))
+    assert cache.revision == 0
+    cache.apply_event(_event(7, _route(2, 11)))
+    assert cache.revision == 7
+    assert _held(cache) == "dn-1 10 SERVING"
+    assert _held(cache, 2) == "dn-1 11 SERVING"

@@ -130,3 +130,40 @@ def test_no_datanode_means_no_table(tmp_path: Path) -> None:
             assert refused.value.kind == "no_capacity"
 
     asyncio.run(story())
+
+
+def test_a_witnessed_death_moves_regions_at_once(tmp_path: Path) -> None:
+    """Released by a witness, a datanode's regions have another owner without waiting for any lease."""
+
+    async def story() -> None:
+        async with solo(tmp_path, lease_ms=60_000) as (service, routes), datanode(service.config.listen, "dn-1") as one:
+            table = await routes.create_table("cpu", CPU)
+            async with datanode(service.config.listen, "dn-2"):
+                await one.nodes.Release(nodes_pb2.ReleaseRequest(sender=one.sender, witness="systemd"))
+                before = routes.route(table.region_ids[0])
+                assert before is not None
+                after = await routes.wait_newer(table.region_ids[0], before.epoch, deadline_ms=10_000)
+                assert after.node_id == "dn-2"
+                assert (await one.beat()).refusal == heartbeat_pb2.SUPERSEDED
+
+    asyncio.run(story())
+
+
+def test_a_restart_supersedes_and_recovers(tmp_path: Path) -> None:
+    """T8: a registration of the same folder proves the old process gone: its regions open under a new epoch at once."""
+
+    async def story() -> None:
+        async with solo(tmp_path, lease_ms=60_000) as (service, routes), datanode(service.config.listen, "dn-1"):
+            table = await routes.create_table("cpu", CPU)
+            before = routes.route(table.region_ids[0])
+            assert before is not None
+            async with datanode(service.config.listen, "dn-1") as again:
+                after = await routes.wait_newer(table.region_ids[0], before.epoch, deadline_ms=10_000)
+                assert after.incarnation == again.sender.incarnation
+                orders = again.orders()
+                order = next(iter((await orders.read()).orders))
+                assert order.kind == nodes_pb2.OPEN
+                assert [lane.incarnation for lane in order.over] == [before.incarnation]
+                orders.cancel()
+
+    asyncio.run(story())

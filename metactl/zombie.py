@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from groundwork.adapters.rpc import sync_channel
 from groundwork.core.arrow import arrow_schema, encode_batch
+from groundwork.core.errors import BadInput, Refused
 from groundwork.core.table import TableInfo
 from metactl.asking import Metasrv
 from metactl.inputs import Paths
@@ -81,6 +82,14 @@ class Zombie:
         self._channel.close()
         return outcomes["DONE"], ", ".join(f"{count} x {name}" for name, count in sorted(outcomes.items()))
 
+    def _accepted(self, request: admin_pb2.MigrateRequest) -> bool:
+        """Whether metasrv moves the region: a node that has just registered is not well before its lanes are open."""
+        try:
+            self._metasrv.ask(lambda r: r.admin.Migrate, request)
+        except (BadInput, Refused):
+            return False
+        return True
+
     def give_back(self, until: Callable[[str, Callable[[], bool]], None]) -> int:
         """Wait until it is registered again, move one of its old regions to it; that region, served by it."""
         old_incarnation = self._old[0].incarnation
@@ -101,7 +110,6 @@ class Zombie:
             sender=self._metasrv.sender, region_ids=[region_id], to_node=self._node_id, who="demo",
             request_id=uuid.uuid4().hex,
         )  # fmt: skip
-        if not served():
-            self._metasrv.ask(lambda r: r.admin.Migrate, request)
+        until(f"{self._node_id} may have regions again", lambda: served() or self._accepted(request))
         until(f"region {region_id:#x} is served by {self._node_id}", served)
         return region_id

@@ -7,7 +7,6 @@ of its regions from the same directory, in one order. Printed beside it: a plain
 """
 
 import argparse
-import asyncio
 import resource
 import shutil
 import tempfile
@@ -89,7 +88,7 @@ class Bench:
 
     async def serving(self, engine: Engine, count: int) -> None:
         while engine.serving() < count:
-            await asyncio.sleep(0.005)
+            await self.clock.sleep(5)
 
 
 async def run(count: int, size: int, rows: int, root: Path) -> float:
@@ -142,7 +141,7 @@ async def run(count: int, size: int, rows: int, root: Path) -> float:
     bench.syncs.close()
     print(
         f"{count:5} regions, {read / 1e6:.0f} MB in {writes} entries: wrote in {wrote_ms:.0f} ms, plain read"
-        f" {read_ms:.0f} ms, all serve after {open_ms:.0f} ms ({cpu_ms:.0f} ms of CPU; {open_ms / read_ms:.1f} x the read,"
+        f" {read_ms:.0f} ms, all serve after {open_ms:.0f} ms (CPU {cpu_ms:.0f} ms; {open_ms / read_ms:.1f} x it,"
         f" {open_ms / count:.2f} ms a region), first scans of 20 {scan_ms:.0f} ms"
     )
     return open_ms

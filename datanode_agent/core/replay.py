@@ -4,6 +4,7 @@ Costs are per record, not per byte, so a pass only parses headers and keeps view
 before anything is decoded, and each region's batches are decoded together, later, in a worker.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -95,7 +96,7 @@ def unbroken(rows: Sequence[Row], position: int) -> bool:
     chain = [*before, *(row for row in rows[:behind] if row.position == position), rows[behind]]
     return all(
         after.epoch == row.epoch and after.sequence == row.sequence + row.rows
-        for row, after in zip(chain, chain[1:], strict=False)
+        for row, after in itertools.pairwise(chain)
     )
 
 

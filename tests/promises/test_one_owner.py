@@ -28,6 +28,7 @@ class Pause:
         self.go = asyncio.Event()
 
     async def here(self) -> None:
+        """The writer is at its stop."""
         self.reached.set()
         await self.go.wait()
 
@@ -68,6 +69,7 @@ class Gate:
         self._pause, self._left, self._when = pause, 0, ""
 
     def arm(self, stop: int) -> None:
+        """Stop there."""
         self._left, self._when = (stop + 1) // 2, "before" if stop % 2 else "after"
 
     async def __call__(self, operation: str, key: str, when: str) -> None:

@@ -40,6 +40,7 @@ class Lease:
         self.on = True
 
     def valid(self) -> bool:
+        """Whether it runs."""
         return self.on
 
 
@@ -61,12 +62,14 @@ class Node:
         self.revision = 0
 
     async def start(self, lanes: int = 1) -> "Node":
+        """Open its lanes, with a grant that names them."""
         await self.engine.start(self.token, lanes)
         self.engine.admit(list(range(lanes)))
         return self
 
     @property
     def lane(self) -> Lane:
+        """Its first lane."""
         return Lane(self.name, self.token, 0)
 
     def tell(self, *orders: nodes_pb2.Order, schema: Schema = V1, snapshot: bool = False, regions: int = 1) -> None:
@@ -87,9 +90,11 @@ class Node:
         await self.until(lambda: self.state(region) == "serving")
 
     def state(self, region: int = R) -> str:
+        """What a region is here."""
         return next((r.state for r in self.engine.regions() if r.region_id == region), "closed")
 
     def info(self, region: int = R) -> pb.RegionInfo:
+        """What an operator sees of it."""
         return next(r for r in self.engine.regions() if r.region_id == region)
 
     async def until(self, condition: Callable[[], bool], ms: float = 60_000) -> None:
@@ -101,9 +106,11 @@ class Node:
         raise AssertionError(f"{self.name}: {self.engine.regions()} {self.reports[-3:]}")
 
     def last(self, what: str) -> nodes_pb2.RegionReport:
+        """The newest report of a kind."""
         return next(r for r in reversed(self.reports) if r.WhichOneof("what") == what)
 
     def last_covered(self, region: int) -> int:
+        """The highest position of its own lane that was reported as covered."""
         reports = [r for r in self.reports if r.HasField("covered") and r.region_id == region]
         return max((s.covered for r in reports for s in r.covered.stays if s.lane.incarnation == self.token), default=0)
 
@@ -113,6 +120,7 @@ class Node:
         await self.engine.stop(flush=False)
 
     async def write(self, epoch: int, rows: Sequence[Row], region: int = R, schema: Schema = V1) -> pb.RegionOutcome:
+        """One write, and its outcome."""
         [outcome] = await self.engine.write([region_write(epoch, rows, region, schema)], 5_000)
         return outcome
 
@@ -128,6 +136,7 @@ class Node:
         return sorted(zip(*(column_values(got, i) for i in range(got.num_columns)), strict=True), key=repr)
 
     async def scan(self, epoch: int, region: int = R, **options: Any) -> pa.Table | pb.RegionOutcome:
+        """A table, or the refusal."""
         request = pb.ScanRequest(region_id=region, epoch=epoch, **options)
         pieces: list[bytes] = []
         async for reply in self.engine.scan(request, 5_000):
@@ -138,11 +147,13 @@ class Node:
 
 
 def column_values(table: pa.Table, index: int) -> list[Any]:
+    """Python values; times as nanoseconds."""
     column = table.column(index)
     return (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
 
 
 def table(schema: Schema, regions: int = 1) -> types_pb2.Table:
+    """A table as orders tell it."""
     told = types_pb2.Table(table_id=TABLE, name="cpu", schema_version=schema.version)
     for c in schema.columns:
         told.columns.add(name=c.name, type=c.type, role=int(c.role), since_version=c.since_version)  # type: ignore[arg-type]
@@ -151,6 +162,7 @@ def table(schema: Schema, regions: int = 1) -> types_pb2.Table:
 
 
 def told_lane(lane: Lane) -> types_pb2.Lane:
+    """A lane as orders tell it."""
     return types_pb2.Lane(node_id=lane.node_id, incarnation=lane.incarnation, index=lane.index)
 
 
@@ -171,6 +183,7 @@ def order(
 
 
 def region_write(epoch: int, rows: Sequence[Row], region: int = R, schema: Schema = V1) -> pb.RegionWrite:
+    """One region's part of a write request."""
     told = arrow_schema(schema)
     columns = [pa.array([row[i] for row in rows], type=field.type) for i, field in enumerate(told)]
     batch = pa.RecordBatch.from_arrays(columns, schema=told)

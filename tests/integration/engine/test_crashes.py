@@ -35,6 +35,7 @@ class Told:
         self.unknown: dict[tuple[str, int], set[float]] = {}
 
     async def put(self, node: Node, epoch: int, *rows: tuple[str, int, float]) -> None:
+        """Write, and remember what was learned."""
         for host, ts, value in rows:
             self.unknown.setdefault((host, ts), set()).add(value)
         await node.put(epoch, list(rows))
@@ -43,6 +44,7 @@ class Told:
             self.unknown[host, ts] = set()
 
     def check(self, got: list[Row]) -> None:
+        """Nothing acknowledged is missing, and nothing is there that nobody wrote."""
         found = {(host, ts): value for host, ts, value in got}
         assert len(found) == len(got), "a key and time twice"
         for key in self.rows.keys() | found.keys():

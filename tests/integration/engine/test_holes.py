@@ -17,10 +17,12 @@ CLEANING = msgspec.structs.replace(QUIET, files_max=1, delete_grace_ms=0, manife
 
 
 def ssts(bucket: Bucket) -> set[str]:
+    """The SSTs that exist."""
     return {k for k in bucket.objects if "/sst/" in k}
 
 
 async def served(bucket: Bucket, name: str, token: int, epoch: int, over: list[Lane]) -> Node:
+    """A node that serves the region."""
     node = await Node(bucket, name, token, CLEANING).start()
     await node.open(epoch, over=over)
     return node

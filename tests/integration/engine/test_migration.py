@@ -9,6 +9,7 @@ from tests.integration.engine.cluster import Node, R, Row, order, simulate
 
 
 async def pair(bucket: Bucket) -> tuple[Node, Node]:
+    """An owner with one row, and another node."""
     a = await Node(bucket, "a", 1).start()
     b = await Node(bucket, "b", 2).start()
     await a.open(10)

@@ -34,11 +34,13 @@ class Model:
         self.rows: dict[Key, tuple[Any, Any]] = {}
 
     def put(self, rows: list[Row]) -> None:
+        """The last write wins."""
         for row in rows:
             host, ts, value, note, rack = row if len(row) == 5 else (*row, None, "")
             self.rows[host, ts, rack] = (value, note)
 
     def all(self, low: int | None = None, high: int | None = None) -> list[Row]:
+        """What a scan must find."""
         found = [
             (host, ts, value, note, rack)
             for (host, ts, rack), (value, note) in self.rows.items()
@@ -55,15 +57,18 @@ class World:
         self.over: list[Lane] = []
 
     async def begin(self) -> None:
+        """The next incarnation."""
         self.token += 1
         self.node = await Node(self.bucket, "a", self.token, CONFIG).start(lanes=2)
         await self.claim()
 
     async def claim(self, ends: tuple[tuple[Lane, int, int], ...] = ()) -> None:
+        """The region moves to it, or to its other lane."""
         self.epoch += 2
         await self.node.open(self.epoch, over=self.over, ends=ends, schema=V2, lane_index=self.epoch // 2 % 2)
 
     async def step(self, what: str, argument: Any) -> None:
+        """Carry out one operation."""
         engine = self.node.engine
         if what in ("v1", "v2"):
             await self.node.put(self.epoch, argument, schema=V1 if what == "v1" else V2)
@@ -87,6 +92,7 @@ class World:
             assert len(some) == min(limit, len(self.model.rows)) and set(some) <= set(self.model.all())
 
     async def compare(self, low: int | None = None, high: int | None = None) -> None:
+        """A scan against the dictionary."""
         bounds = {} if low is None else {"from_ns": low, "to_ns": high}
         got = await self.node.rows(self.epoch, **bounds)
         assert got == self.model.all(low, high)

@@ -5,7 +5,7 @@ crash. A bad frame with a good one behind it was durable once and is damage. Tru
 cutting the front writes a new file beside the old one and renames it.
 
     file   = magic, version u16, length u16, crc u32, header (msgpack: cluster id, node id); frame*
-    frame  = mark, length u32, crc u32 of the body (seeded with the frame's offset), body = record*
+    frame  = mark, length u32, crc u32 of what follows, the frame's own offset u64, body = record*
     record = 'B' index u64 term u64                 the log starts over after this entry, which a snapshot covers
            | 'E' index u64 term u64 length u32 payload
            | 'T' index u64                          entries from here on are gone
@@ -31,7 +31,7 @@ MARK = b"\xf5fr\xa1"
 FRAME_BYTES_MAX = 256 << 20
 NO_OP = b"\x01"
 _HEAD = struct.Struct("<8sHHI")
-_FRAME = struct.Struct("<4sII")
+_FRAME = struct.Struct("<4sIIQ")
 _ENTRY = struct.Struct("<cQQI")
 _BASE = struct.Struct("<cQQ")
 _TRUNCATE = struct.Struct("<cQ")
@@ -103,16 +103,19 @@ class Journal(LibraryJournal):  # type: ignore[misc]
 
     def _replay(self, data: bytes) -> None:
         offset = self._check_header(data)
-        while body := _frame_at(data, offset):
-            self._replay_records(body, offset)
-            offset += _FRAME.size + len(body)
+        while (found := _frame_at(data, offset)) and found[0] == offset:
+            self._replay_records(found[1], offset)
+            offset += _FRAME.size + len(found[1])
         self._size = offset
         if offset == len(data):
             return
-        later = data.find(MARK, offset + 1)
+        # A frame that belongs behind this place was written after everything here was durable. (One that belongs
+        # before it is only a copy, in a command that happens to contain a piece of a journal.)
+        later = data.find(MARK, offset)
         while later >= 0:
-            if _frame_at(data, later):
-                raise Damaged(f"{self._path}: bytes {offset} to {later} fail their checksum. {WHAT_TO_DO}")
+            found = _frame_at(data, later)
+            if found and found[0] >= offset:
+                raise Damaged(f"{self._path}: bytes from {offset} on fail their checksum. {WHAT_TO_DO}")
             later = data.find(MARK, later + 1)
         self._disk.truncate(self._descriptor, offset)
         self._disk.sync(self._descriptor)
@@ -367,15 +370,19 @@ class Journal(LibraryJournal):  # type: ignore[misc]
 
 
 def _frame(body: bytes, offset: int) -> bytes:
-    return _FRAME.pack(MARK, len(body), crc32(body, offset & 0xFFFFFFFF)) + body
+    return _FRAME.pack(MARK, len(body), _crc(body, offset), offset) + body
 
 
-def _frame_at(data: bytes, offset: int) -> bytes:
-    """The body of the good, non-empty frame at `offset`, or nothing."""
+def _crc(body: bytes, offset: int) -> int:
+    return crc32(body, crc32(offset.to_bytes(8, "little")))
+
+
+def _frame_at(data: bytes, offset: int) -> tuple[int, bytes] | None:
+    """The good frame at `offset`: where it says that it belongs, and its body."""
     if offset + _FRAME.size > len(data):
-        return b""
-    mark, length, crc = _FRAME.unpack_from(data, offset)
+        return None
+    mark, length, crc, own = _FRAME.unpack_from(data, offset)
     body = data[offset + _FRAME.size : offset + _FRAME.size + length]
-    if mark != MARK or not 0 < length <= FRAME_BYTES_MAX or len(body) != length:
-        return b""
-    return body if crc32(body, offset & 0xFFFFFFFF) == crc else b""
+    if mark != MARK or not 0 < length <= FRAME_BYTES_MAX or len(body) != length or _crc(body, own) != crc:
+        return None
+    return own, body

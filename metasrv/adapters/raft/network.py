@@ -153,8 +153,10 @@ class Network(pb_grpc.RaftServicer):
             while True:
                 await call.write(self._frame(peer, await outlet.take()))
         except (asyncio.CancelledError, asyncio.InvalidStateError):
-            if not self._running:
-                raise  # else it was the call that was cancelled, not this task
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # else it was the call that was cancelled, not this task
         finally:
             if outlet.open:
                 outlet.open = False
@@ -187,6 +189,8 @@ class Network(pb_grpc.RaftServicer):
                     await context.abort(grpc.StatusCode.ABORTED, "a newer stream took this one's place")
                 else:
                     self._receive(peer, frame.messages)
+        except asyncio.CancelledError:
+            return  # the other side hung up, or this server is stopping: nothing is owed to a stream
         except (BadInput, ForeignCluster) as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
 

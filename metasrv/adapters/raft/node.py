@@ -74,9 +74,7 @@ class EmbeddedRaft:
     async def stop(self) -> None:
         """Hand leadership over where there is a follower to take it, then leave."""
         replica = self._replica
-        if replica is None:
-            return
-        best = replica.best_follower()
+        best = replica.best_follower() if replica is not None else None
         if self._leadership.is_leader and best is not None:
             try:
                 await self.transfer(best)
@@ -86,7 +84,8 @@ class EmbeddedRaft:
             self._timer.cancel()
         await self._network.stop()
         self._replica = None
-        replica.close()
+        if replica is not None:
+            replica.close()
         self._notify(Leadership(self._leadership.term, None, False))
 
     # ---------------------------------------------------------------- the port

@@ -118,8 +118,12 @@ class Cluster:
 
     async def same_everywhere(self) -> list[bytes]:
         """Wait until all running replicas have applied the same; what that is."""
-        await until(lambda: len({tuple(self.machines[name].entries) for name in self.nodes}) == 1, "the same state")
-        return next(self.machines[name].commands for name in self.nodes)
+        return await self.same_everywhere_of(*self.nodes)
+
+    async def same_everywhere_of(self, *names: str) -> list[bytes]:
+        """Wait until these replicas have applied the same, and all that the leader has; what that is."""
+        await until(lambda: len({tuple(self.machines[name].entries) for name in names}) == 1, "the same state")
+        return self.machines[names[0]].commands
 
 
 def run(folder: Path, story: Callable[[Cluster], Awaitable[None]], **options: Any) -> Cluster:

@@ -82,9 +82,13 @@ class Demux:
 
     def take(self, region_id: int, start: int, end: int) -> Found:
         """What was found for one region in [start, end)."""
-        rows = [row for row in self._rows[region_id] if start <= row.position < end]
+        rows = [row for row in self._rows.get(region_id, []) if start <= row.position < end]
         damage = [d for d in self.damage if start <= d.position < end and not unbroken(rows, d.position)]
         return Found(rows, damage)
+
+    def forget(self, region_id: int) -> None:
+        """The region has its rows, or needs them no more: chunks that nobody refers to can go."""
+        self._rows.pop(region_id, None)
 
 
 def unbroken(rows: Sequence[Row], position: int) -> bool:

@@ -16,7 +16,7 @@ from datanode_agent.engine.waiting import Changed
 from groundwork.core.check import require
 from groundwork.core.entry import Entry, Kind
 from groundwork.core.ids import Lane
-from groundwork.core.manifest import Manifest, Stay
+from groundwork.core.manifest import Manifest, Stay, StayKey
 from groundwork.core.table import Schema
 from protos.metasrv.v1 import nodes_pb2, types_pb2
 
@@ -102,6 +102,10 @@ class Region:
         require(self._stay is not None, f"region {self.region_id} has no open stay")
         assert self._stay is not None
         return self._stay
+
+    def stays_in(self, key: StayKey) -> bool:
+        """Whether that stay is its own open one still."""
+        return self._stay is not None and self._stay.key == key
 
     def stand_on(self, manifest: Manifest) -> None:
         """This version is committed and its own."""

@@ -52,6 +52,9 @@ class LaneReplay:
         if known is not None and known[0] <= start and (known[1] is None or (end is not None and end <= known[1])):
             self.skip(region_id)
             return
+        if known is not None:  # a region may have had several stays in this lane: one pass for all of them
+            start = min(start, known[0])
+            end = None if end is None or known[1] is None else max(end, known[1])
         self._begins[region_id] = (start, end)
         self._wanted[region_id] = (start, end)
         if self._gathering is None:
@@ -85,7 +88,9 @@ class LaneReplay:
     def leave(self, region_id: int) -> None:
         """It is open, or gave up."""
         self.skip(region_id)
-        self._passes.pop(region_id, None)
+        task = self._passes.pop(region_id, None)
+        if task is not None and task.done() and not task.cancelled() and task.exception() is None:
+            task.result().forget(region_id)
         self._begins.pop(region_id, None)
         self._wanted.pop(region_id, None)
 

@@ -4,6 +4,7 @@ Sources whose times overlap form a group; groups do not overlap, so each is read
 limit ends the scan early. The lease is checked before every piece leaves.
 """
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from groundwork.core.table import Schema
 from protos.datanode.v1 import datanode_pb2 as pb
 
 PIECE_ROWS = 1 << 16
+GETS_MAX = 16  # of SSTs, by all scans together
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 READABLE = (State.SERVING, State.STOPPING, State.READ_ONLY)
 
@@ -111,6 +113,7 @@ class Scanner:
     def __init__(self, context: Context, writer: Writer) -> None:
         self._context = context
         self._writer = writer
+        self._gets = asyncio.Semaphore(GETS_MAX)
 
     async def scan(self, request: pb.ScanRequest, deadline_ms: float) -> AsyncIterator[pb.ScanReply]:
         """See Engine.scan."""
@@ -153,11 +156,16 @@ class Scanner:
                 return
         yield pb.ScanReply(ipc=_END_OF_STREAM)
 
+    async def _get(self, sst: Sst) -> bytes:
+        async with self._gets:
+            return await self._context.store.get(sst.key)
+
     async def _pieces(self, snapshot: Snapshot, plan: Plan, limit: int) -> AsyncIterator[bytes]:
         workers, sent = self._context.workers, 0
         memory, span = await workers.run(lambda: _memory(snapshot.parts, plan))
         for members in group(snapshot.manifest.ssts, span, plan):
-            bodies = [(sst, await self._context.store.get(sst.key)) for sst in members.ssts]
+            read = await asyncio.gather(*(self._get(sst) for sst in members.ssts))
+            bodies = list(zip(members.ssts, read, strict=True))
             merge = functools.partial(
                 _messages, bodies, memory if members.memory else None, plan, limit - sent if limit else None
             )

@@ -18,6 +18,7 @@ from groundwork.core.ids import Lane
 
 log = structlog.get_logger()
 TRIM_ATTEMPTS_MAX = 20
+CONSIDER_REST = 20
 
 
 class Upkeep:
@@ -66,9 +67,13 @@ class Upkeep:
     # ---------------------------------------------------------------- flush, compaction, clean-up
 
     async def _ticks(self) -> None:
+        wait_ms = self._context.config.tick_ms
         while True:
-            await within(self._context.clock, self._nudged.future(), self._context.config.tick_ms)
+            await within(self._context.clock, self._nudged.future(), wait_ms)
+            began_ms = self._context.clock.now_ms()
             self.consider()
+            # With very many regions, looking at all of them must not become the main work.
+            wait_ms = max(self._context.config.tick_ms, CONSIDER_REST * (self._context.clock.now_ms() - began_ms))
 
     def nudge(self) -> None:
         """Do not wait for the next tick."""

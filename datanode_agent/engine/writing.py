@@ -179,20 +179,19 @@ class Writer:
     ) -> pb.RegionOutcome:
         lane = region.lane
         assert lane is not None
-        sequence, epoch = region.sequence + 1, region.epoch
+        sequence, epoch, stay = region.sequence + 1, region.epoch, region.stay.key
+        size = len(write.batch) + ENTRY_OVERHEAD_BYTES
         region.sequence += write.rows
         region.expect(epoch, sequence, batch)
         region.pending += 1
         known = False
-        self._context.memory.take(
-            len(write.batch) + ENTRY_OVERHEAD_BYTES
-        )  # in flight; the sink counts what became durable
+        self._context.memory.take(size)  # in flight; the sink counts what became durable
         try:
             entry = Entry(Kind.DATA, region.region_id, epoch, sequence, write.rows, write.schema_version, write.batch)
             await lane.append(entry)
             known = True
             # The decision to acknowledge: no await between it and the end of this block.
-            if region.lane is not lane or region.epoch != epoch or region.state not in TAKES_APPENDS:
+            if not region.stays_in(stay) or region.epoch != epoch or region.state not in TAKES_APPENDS:
                 outcome.outcome, outcome.epoch = pb.UNKNOWN_OUTCOME, region.epoch
                 outcome.message = (
                     f"kept, but the region is {region.state} under epoch {region.epoch} now: write it again there"
@@ -209,8 +208,8 @@ class Writer:
         except StoreUnavailable as error:
             outcome.outcome, outcome.message = pb.UNKNOWN_OUTCOME, str(error)
         finally:
-            self._context.memory.give(len(write.batch) + ENTRY_OVERHEAD_BYTES)
-            if region.lane is lane:
+            self._context.memory.give(size)
+            if region.stays_in(stay):
                 region.pending -= 1
                 region.uncertain = region.uncertain or not known
                 if not known:

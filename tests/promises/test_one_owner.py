@@ -73,6 +73,7 @@ class Gate:
         self._left, self._when = (stop + 1) // 2, "before" if stop % 2 else "after"
 
     async def __call__(self, operation: str, key: str, when: str) -> None:
+        """The Gate of a SimObjectStore."""
         if self._left and when == self._when and operation == "create" and key.startswith("lanes/a/"):
             self._left -= 1
             if not self._left:

@@ -21,6 +21,7 @@ class Crash:
         self.dead = asyncio.Event()
 
     async def __call__(self, operation: str, key: str, when: str) -> None:
+        """The Gate of a SimObjectStore."""
         self.left -= 1
         if self.left <= 0:
             self.dead.set()

@@ -112,5 +112,6 @@ def test_scans_agree_with_a_dictionary(operations: list[tuple[str, Any]]) -> Non
             await world.step(what, argument)
         await world.compare()
         await world.node.kill()
+        assert world.node.engine.memory_bytes() == 0
 
     simulate(main)

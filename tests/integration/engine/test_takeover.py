@@ -35,7 +35,7 @@ async def loaded(bucket: Bucket) -> Node:
 
 
 def test_one_seal_and_one_pass_for_all_regions_of_a_lane() -> None:
-    """Sixty regions of one dead lane: each of its objects is read once for all of them, and covered rows are skipped."""
+    """Sixty regions of one dead lane: its objects are read once for all, and covered rows are skipped."""
 
     async def main(bucket: Bucket) -> None:
         a = await loaded(bucket)

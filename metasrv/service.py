@@ -11,8 +11,9 @@ import grpc
 import grpc.aio
 import structlog
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 
-from groundwork.adapters.http import HttpServer
+from groundwork.adapters.http import HttpFace, HttpServer
 from groundwork.adapters.rpc import aio_server, listen
 from groundwork.core.errors import BadInput, ForeignCluster, NotLeader, StoreUnavailable, Unknown
 from groundwork.core.ports import Clock, ObjectStore
@@ -27,7 +28,7 @@ from metasrv.config import MetasrvConfig, replicated
 from metasrv.core import commands
 from metasrv.core.decisions import Decision
 from metasrv.core.events import Outcome
-from metasrv.core.leases import Heard, LeaseBook
+from metasrv.core.leases import Beat, Heard, LeaseBook
 from metasrv.core.machine import Machine
 from metasrv.core.ports import Consensus, Leadership, StateMachine
 from metasrv.core.procedures import Procedures
@@ -37,6 +38,7 @@ from protos.metasrv.v1.replica_pb2_grpc import ReplicasStub
 
 log = structlog.get_logger()
 ConsensusFactory = Callable[[StateMachine, grpc.aio.Server, CollectorRegistry], Consensus]
+HttpFactory = Callable[[Starlette, str], HttpFace]
 HEARD_TIMEOUT_MS_MAX = 300
 STORE_RETRY_MS = 500
 # After these the supervisor may have something to do at once.
@@ -48,7 +50,14 @@ _POKES = frozenset(
 class Service:
     """See the module docstring. `consensus` builds the port's home on this replica's gRPC server."""
 
-    def __init__(self, config: MetasrvConfig, clock: Clock, store: ObjectStore, consensus: ConsensusFactory) -> None:
+    def __init__(
+        self,
+        config: MetasrvConfig,
+        clock: Clock,
+        store: ObjectStore,
+        consensus: ConsensusFactory,
+        http: HttpFactory = HttpServer,
+    ) -> None:
         self.config = config
         self.clock = clock
         self.metrics = Metrics()
@@ -72,7 +81,7 @@ class Service:
             metrics=self.metrics,
             poke=self._poke.set,
         )
-        self._http = HttpServer(self._faces.http_app(), config.http_listen)
+        self._http = http(self._faces.http_app(), config.http_listen)
         self._loop_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -117,8 +126,18 @@ class Service:
     # ---------------------------------------------------------------- what wakes the loop
 
     def _applied(self, revision: int, outcome: Outcome) -> None:
+        if outcome.kind == "Register" and not outcome.refused and self.consensus.leadership().is_leader:
+            self._count_as_heard(outcome)
         if outcome.kind in _POKES:
             self._poke.set()
+
+    def _count_as_heard(self, outcome: Outcome) -> None:
+        """Who registers is alive. Its silence must not count from this leader's election, long before it was known."""
+        now_ms = self.clock.now_ms()
+        known = {heard.node_id for heard in self.book.memory(now_ms)}
+        for node_id in outcome.nodes:
+            if node_id not in known:
+                self.book.heard(Beat(node_id, outcome.value), now_ms)
 
     def _leadership_changed(self, leadership: Leadership) -> None:
         self.book.led_by(leadership.leader_id)

@@ -218,7 +218,7 @@ class Admin(AdminServicer):
         raise Refused("not_found", f"no procedure {attempt:#x} is in flight that could be cancelled")
 
     async def _transfer(self, request: admin_pb2.TransferLeaderRequest) -> admin_pb2.PlanReply:
-        to = request.to or next(iter(self._peers.others), "")
+        to = request.to or await self._best_follower()
         if to not in self._peers.addresses:
             raise BadInput("to", f"{to!r} is not a replica; replicas: {', '.join(sorted(self._peers.addresses))}")
         sentence = f"Leadership goes from {self._peers.node_id} to {to}."
@@ -226,6 +226,14 @@ class Admin(AdminServicer):
             await self._proposer.consensus.transfer(to)
             log.info("leadership_transferred", to=to, who=request.who)
         return admin_pb2.PlanReply(committed=not request.dry_run, summary=sentence)
+
+    async def _best_follower(self) -> str:
+        """The follower in reach that has applied most."""
+        replicas = await self._status.replicas()
+        found = [r for r in replicas if r.reachable and r.node_id != self._peers.node_id]
+        if not found:
+            raise Refused("no_replica", "no other replica is in reach: there is nobody to lead")
+        return max(found, key=lambda r: r.applied_revision).node_id
 
     async def _explain(self, request: admin_pb2.ExplainRequest) -> admin_pb2.ExplainReply:
         state = self._machine.state

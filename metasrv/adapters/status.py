@@ -82,6 +82,11 @@ class StatusFace:
             )
         return reply
 
+    async def replicas(self) -> list[admin_pb2.Replica]:
+        """All replicas, by node id, as each says of itself now."""
+        others = await asyncio.gather(*(self._ask(node_id) for node_id in self._peers.others))
+        return sorted([self._myself(), *others], key=lambda r: r.node_id)
+
     def _myself(self) -> admin_pb2.Replica:
         return admin_pb2.Replica(
             node_id=self._peers.node_id,
@@ -121,9 +126,8 @@ class StatusFace:
 
     async def _with_peers(self, request: admin_pb2.StatusRequest) -> admin_pb2.StatusReply:
         reply = self.local()
-        for replica in await asyncio.gather(*(self._ask(node_id) for node_id in self._peers.others)):
-            reply.replicas.append(replica)
-        reply.replicas.sort(key=lambda r: r.node_id)
+        del reply.replicas[:]
+        reply.replicas.extend(await self.replicas())
         return reply
 
     async def _ask(self, node_id: str) -> admin_pb2.Replica:

@@ -6,6 +6,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from groundwork.adapters.admin_client import AdminClient
 from groundwork.core.errors import BadInput, Refused
 from groundwork.core.route_cache import Phase
 from groundwork.core.table import Column, Role
@@ -139,9 +140,9 @@ def test_a_witnessed_death_moves_regions_at_once(tmp_path: Path) -> None:
         async with solo(tmp_path, lease_ms=60_000) as (service, routes), datanode(service.config.listen, "dn-1") as one:
             table = await routes.create_table("cpu", CPU)
             async with datanode(service.config.listen, "dn-2"):
-                await one.nodes.Release(nodes_pb2.ReleaseRequest(sender=one.sender, witness="systemd"))
                 before = routes.route(table.region_ids[0])
                 assert before is not None
+                await one.nodes.Release(nodes_pb2.ReleaseRequest(sender=one.sender, witness="systemd"))
                 after = await routes.wait_newer(table.region_ids[0], before.epoch, deadline_ms=10_000)
                 assert after.node_id == "dn-2"
                 assert (await one.beat()).refusal == heartbeat_pb2.SUPERSEDED
@@ -165,5 +166,21 @@ def test_a_restart_supersedes_and_recovers(tmp_path: Path) -> None:
                 assert order.kind == nodes_pb2.OPEN
                 assert [lane.incarnation for lane in order.over] == [before.incarnation]
                 orders.cancel()
+
+    asyncio.run(story())
+
+
+def test_who_registers_late_is_not_suspect(tmp_path: Path) -> None:
+    """A datanode that registers long after the leader's election is not held silent since then."""
+
+    async def story() -> None:
+        async with solo(tmp_path, lease_ms=400) as (service, routes):
+            await asyncio.sleep(0.5)  # the leader is older than a lease
+            node = Datanode(service.config.listen, "dn-1")
+            await node.register()
+            kinds = [e.kind async for e in AdminClient(routes.calls).events()]
+            assert kinds == ["bootstrap", "register"]
+            assert (await node.beat()).HasField("grant")
+            await node.close()
 
     asyncio.run(story())

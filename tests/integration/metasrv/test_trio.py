@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from groundwork.adapters.admin_client import AdminClient
 from groundwork.core.route_cache import Phase
 from protos.metasrv.v1 import heartbeat_pb2
 from tests.integration.metasrv.world import CPU, beating, datanode, eventually, leader_of, trio
@@ -75,7 +76,8 @@ def test_leadership_moves_and_the_client_does_not_notice(tmp_path: Path) -> None
             first = await leader_of(services)
             other = next(s for s in services if s is not first)
             async with datanode(other.config.listen, "dn-1") as node:
-                await first.consensus.transfer(other.config.node_id)
+                plan = await AdminClient(routes.calls).transfer_leader(other.config.node_id)
+                assert plan.committed
                 await routes.create_table("cpu", CPU)
 
                 async def granted() -> bool:
@@ -83,5 +85,12 @@ def test_leadership_moves_and_the_client_does_not_notice(tmp_path: Path) -> None
 
                 await eventually(granted)
                 assert (await leader_of(services)).consensus.leadership().leader_id == other.config.node_id
+                assert (await AdminClient(routes.calls).transfer_leader()).committed  # to whichever is in reach
+
+                async def seen() -> bool:
+                    status = await AdminClient(routes.calls).status()
+                    return len([r for r in status.replicas if r.reachable]) == 3 and status.leader_id != ""
+
+                await eventually(seen)
 
     asyncio.run(story())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,6 +19,18 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the process's signals alone."""
         yield
+
+
+class HttpFace(Protocol):
+    """What a program asks of the server of its pages; a simulated process has none."""
+
+    async def start(self) -> None:
+        """Listen. Raises BadInput when the port is in use or not allowed."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop listening and end what is open."""
+        ...
 
 
 class HttpServer:

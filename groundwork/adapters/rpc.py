@@ -1,11 +1,15 @@
 """gRPC channels and servers with this program's options, mutual TLS where certificates are configured.
 
-One event loop a process; the heartbeat thread uses the synchronous stack (docs/leases.md).
+One event loop a process; the heartbeat thread uses the synchronous stack (docs/leases.md). `use_transport` puts another
+transport in the place of gRPC's for everything that runs in the current context: the simulator gives each of its
+processes a host of its own on a simulated network that way, and stubs, servicers and interceptors stay the real ones.
 """
 
 import ipaddress
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -32,6 +36,30 @@ _OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
+
+
+class Transport(Protocol):
+    """What carries the calls. Its channels and servers behave as those of grpc.aio."""
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """A channel to an address."""
+        ...
+
+    def server(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
+        """A server that is not bound yet."""
+        ...
+
+    def bind(self, server: grpc.aio.Server, address: str) -> int:
+        """Bind it; the port. Raises BadInput when the address is in use."""
+        ...
+
+
+_transport: ContextVar[Transport | None] = ContextVar("transport", default=None)
+
+
+def use_transport(transport: Transport) -> None:
+    """Use it in this context and in all that are copied from it, instead of gRPC over TCP."""
+    _transport.set(transport)
 
 
 def _read(path: str) -> bytes:
@@ -63,6 +91,9 @@ def aio_channel(address: str, tls: TlsConfig | None, server_name: str | None = N
 
     With `server_name`, the server's certificate must name that, whatever the address is: an identity, not a host.
     """
+    transport = _transport.get()
+    if transport is not None:
+        return transport.channel(address)
     if tls is None:
         return grpc.aio.insecure_channel(address, options=_OPTIONS)
     named = [("grpc.ssl_target_name_override", server_name)] if server_name else []
@@ -78,11 +109,17 @@ def sync_channel(address: str, tls: TlsConfig | None) -> grpc.Channel:
 
 def aio_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
     """A server on the running event loop. Interceptors come before every RPC, in this order."""
+    transport = _transport.get()
+    if transport is not None:
+        return transport.server(interceptors)
     return grpc.aio.server(options=_OPTIONS, interceptors=list(interceptors))
 
 
 def listen(server: grpc.aio.Server, address: str, tls: TlsConfig | None) -> int:
     """Bind the server; the port. Raises BadInput when the port is in use."""
+    transport = _transport.get()
+    if transport is not None:
+        return transport.bind(server, address)
     check_transport(address, tls, "listen")
     try:
         if tls is None:

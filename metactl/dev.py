@@ -102,7 +102,10 @@ def run(folder: Path, timing: Timing, console: Console) -> None:
             path = write_context(Context(layout.cluster_id, layout.metasrv_addresses, str(folder.resolve())))
             console.print(f"ready; metactl talks to it from now on ({path})", markup=False)
             tell(layout, console)
-            _hold(cluster, ended, console)
+            try:
+                _hold(cluster, ended, console)
+            except KeyboardInterrupt:
+                console.print(f"ended; the data stays in {folder}", markup=False)
         _write_state(folder, msgspec.structs.replace(state, supervisor_pid=0))
     finally:
         ports.close()

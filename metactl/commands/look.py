@@ -55,7 +55,7 @@ def status(ctx: click.Context, watch: bool) -> None:
         ]  # fmt: skip
         phases = ", ".join(f"{count} {phase}" for phase, count in sorted(reply.regions_by_phase.items()))
         title = (
-            f"cluster {reply.cluster_id}: {reply.tables} tables, {reply.regions} regions ({phases or 'none'}), "
+            f"cluster {reply.cluster_id}: {phases or 'no'} regions of {reply.tables} tables, "
             f"lease {reply.lease_ms} ms, term {reply.term}, revision {reply.revision}"
         )
         shown = [

@@ -15,11 +15,11 @@ from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.config import exit_with
 from groundwork.adapters.logs import configure_logs
 from groundwork.adapters.objects import open_object_store
+from groundwork.adapters.systemd import notify
 from groundwork.adapters.workers import ThreadWorkers
 from groundwork.core.errors import BadInput, MetasrvError
 from metasrv.adapters.folder import DataFolder
 from metasrv.adapters.raft import EmbeddedRaft, RaftConfig
-from metasrv.adapters.systemd import notify
 from metasrv.config import MetasrvConfig, load
 from metasrv.core.ports import Consensus, StateMachine
 from metasrv.service import Service

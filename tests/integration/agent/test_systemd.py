@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datanode_agent.adapters.systemd import notify
+from groundwork.adapters.systemd import notify
 
 
 def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from groundwork.adapters.systemd import notify
 from groundwork.core.errors import BadInput
 from metasrv.adapters.folder import DataFolder
 from metasrv.adapters.raft.journal import MARK
-from metasrv.adapters.systemd import notify
 from metasrv.config import load, replicated
 from tests.integration.metasrv.world import CLUSTER
 from tests.ports import free_ports

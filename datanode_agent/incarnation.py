@@ -9,7 +9,7 @@ import asyncio
 
 import structlog
 
-from datanode_agent.adapters.heartbeat import Heard, Heartbeats, Lease
+from datanode_agent.adapters.beating import Beats, Heard, Lease
 from datanode_agent.adapters.metasrv_link import MetasrvLink, Orders, Reporter
 from datanode_agent.adapters.metrics import Metrics
 from datanode_agent.core.beats import LaneVital, Vitals
@@ -42,7 +42,7 @@ class Incarnation:
     """See the module docstring. Driven on the loop."""
 
     def __init__(
-        self, reply: nodes_pb2.RegisterReply, lanes: int, engine: Engine, link: MetasrvLink, heartbeats: Heartbeats,
+        self, reply: nodes_pb2.RegisterReply, lanes: int, engine: Engine, link: MetasrvLink, heartbeats: Beats,
         clock: Clock, metrics: Metrics,
     ) -> None:  # fmt: skip
         self.token = reply.incarnation

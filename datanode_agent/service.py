@@ -7,27 +7,26 @@ Metasrv being away ends nothing: the lease runs out, requests are refused, memta
 
 import asyncio
 import contextlib
-import secrets
 import signal
 from pathlib import Path
 
 import structlog
 
+from datanode_agent.adapters.beating import Heard
 from datanode_agent.adapters.folder import DataFolder
-from datanode_agent.adapters.heartbeat import Heard, Heartbeats
 from datanode_agent.adapters.metasrv_link import MetasrvLink
 from datanode_agent.adapters.metrics import Metrics
 from datanode_agent.adapters.pages import Readiness, pages
 from datanode_agent.adapters.server import DatanodeServicer, Identity, check_free
-from datanode_agent.adapters.systemd import notify
 from datanode_agent.config import DatanodeConfig
 from datanode_agent.engine.engine import Engine
 from datanode_agent.incarnation import CurrentLease, Incarnation
+from datanode_agent.surroundings import Surroundings, of_this_machine
 from groundwork.adapters.clock import SystemClock
-from groundwork.adapters.http import HttpServer
 from groundwork.adapters.lanes.objects import ObjectsLog
 from groundwork.adapters.objects import open_object_store
 from groundwork.adapters.rpc import aio_server, listen
+from groundwork.adapters.systemd import notify
 from groundwork.adapters.workers import ThreadWorkers
 from groundwork.core.errors import BadInput, MetasrvError, Refused
 from groundwork.core.ports import Clock, LogStore, ObjectStore, Workers
@@ -46,18 +45,26 @@ SERVED_WELL_MS = 10_000.0
 RELEASE_MS = 5_000.0
 REPORTS_MS = 3_000.0
 DRAIN_LOOK_MS = 50.0
+STORE_THREADS = 32
 
 
 class Agent:
     """One datanode process. `run()` is its life."""
 
-    def __init__(self, config: DatanodeConfig, fast: bool = False, takeover: bool = False) -> None:
+    def __init__(
+        self,
+        config: DatanodeConfig,
+        fast: bool = False,
+        takeover: bool = False,
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self._config = config
         self._fast = fast or config.stop == "fast"
         self._takeover = takeover
-        self._clock = SystemClock()
+        self._around = surroundings or of_this_machine(config)
+        self._clock = self._around.clock
         self._metrics = Metrics()
-        self._folder = DataFolder(Path(config.data_dir), config.cluster_id, config.node_id)
+        self._folder = self._around.folder
         self._lease = CurrentLease()
         self._identity = Identity(config.cluster_id, config.node_id, self._lease.left_ms)
         self._link = MetasrvLink(config.metasrv, config.tls, config.cluster_id, config.node_id, self._clock)
@@ -70,17 +77,22 @@ class Agent:
 
     async def run(self) -> int:
         """Serve until a signal or the end of the registration for good; the exit status. Raises BadInput."""
+        check_free(self._config.listen)
         self._folder.open()
         workers = ThreadWorkers("work", self._config.worker_threads)
+        # Apart from the work: its threads only wait for the disk, and a takeover claims many regions at a time.
+        syncs = ThreadWorkers("object-store", STORE_THREADS)
         try:
-            store = open_object_store(self._config.object_store, workers)
+            store = open_object_store(self._config.object_store, syncs)
             logs = open_logs(self._config, store, self._clock, workers)
-            return await self._run(store, logs, workers)
+            return await self.serve(store, logs, workers)
         finally:
             workers.close()
+            syncs.close()
             self._folder.close()
 
-    async def _run(self, store: ObjectStore, logs: LogStore, workers: Workers) -> int:
+    async def serve(self, store: ObjectStore, logs: LogStore, workers: Workers) -> int:
+        """As run(), over stores that are open, in a data folder that is."""
         config = self._config
         loop = asyncio.get_running_loop()
         self._crash = loop.create_future()
@@ -88,17 +100,14 @@ class Agent:
             node_id=config.node_id, store=store, logs=logs, clock=self._clock, workers=workers, config=config.engine,
             lease=self._lease, report=self._report, registry=self._metrics.registry,
         )  # fmt: skip
-        self._heartbeats = Heartbeats(
-            config.metasrv, config.tls, config.cluster_id, config.node_id, loop, self._heard, self._crashed
-        )
-        http = HttpServer(pages(self._readiness, self._metrics.registry), config.http_listen)
+        self._heartbeats = self._around.beats(self._heard, self._crashed)
+        http = self._around.http(pages(self._readiness, self._metrics.registry), config.http_listen)
         server = aio_server()
         servicer = DatanodeServicer(
             self._engine, self._identity, self._clock, self._metrics,
             config.writes_in_flight_max, config.scans_in_flight_max,
         )  # fmt: skip
         datanode_pb2_grpc.add_DatanodeServicer_to_server(servicer, server)
-        check_free(config.listen)
         listen(server, config.listen, config.tls)
         await http.start()
         try:
@@ -266,7 +275,7 @@ class Agent:
         until_ms = self._clock.now_ms() + self._config.stop_deadline_ms
         before = len(self._engine.regions())
         try:
-            plan = await self._link.drain(secrets.token_hex(16), RELEASE_MS)
+            plan = await self._link.drain(self._around.random_id(), RELEASE_MS)
         except MetasrvError as error:
             log.warning("not_drained", why=str(error))
             return

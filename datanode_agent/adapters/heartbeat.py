@@ -10,17 +10,16 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import grpc
 import structlog
 
-from datanode_agent.core.beats import Vitals, beat_request
-from datanode_agent.core.lease import LeaseKeeper, Refusal, Standing
-from groundwork.adapters.clock import boottime_ms
+from datanode_agent.adapters.beating import Beating, Heard, Lease
+from datanode_agent.core.beats import Vitals
 from groundwork.adapters.config import TlsConfig
 from groundwork.adapters.rpc import sync_channel
-from protos.metasrv.v1 import heartbeat_pb2, heartbeat_pb2_grpc, types_pb2
+from protos.metasrv.v1 import heartbeat_pb2, heartbeat_pb2_grpc
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -29,54 +28,6 @@ BACKOFF_S_FIRST = 0.05
 BACKOFF_S_MAX = 0.5
 NUDGE_GAP_S = 0.02
 _JOIN_S = 5.0
-_REFUSALS = {
-    heartbeat_pb2.NOT_LEADER: Refusal.NOT_LEADER,
-    heartbeat_pb2.SUSPECTED: Refusal.SUSPECTED,
-    heartbeat_pb2.SUPERSEDED: Refusal.SUPERSEDED,
-    heartbeat_pb2.UNKNOWN_NODE: Refusal.UNKNOWN_NODE,
-    heartbeat_pb2.FOREIGN_CLUSTER: Refusal.FOREIGN_CLUSTER,
-}
-
-
-class Heard(NamedTuple):
-    """What one answer changed, for the loop."""
-
-    replica: str
-    leader_address: str  # empty where not known
-    term: int
-    incarnation: int
-    standing: Standing
-    admitted: frozenset[int]  # lanes that may acknowledge
-    awaited_revision: int | None
-    granted: bool
-    refusal: Refusal | None
-    round_trip_ms: float
-
-
-class Lease:
-    """The lease of one incarnation, as a LeaseView: mutated under a lock by threads, read by the loop without one."""
-
-    def __init__(self, keeper: LeaseKeeper) -> None:
-        self.keeper = keeper
-        self.lock = threading.Lock()
-
-    def valid(self) -> bool:
-        """Whether this incarnation may serve now."""
-        return self.keeper.valid(boottime_ms())
-
-    def left_ms(self) -> float:
-        """How long it still may."""
-        return self.keeper.left_ms(boottime_ms())
-
-    def applied(self, revision: int) -> bool:
-        """The orders up to `revision` are applied. Whether a waiting grant counts now."""
-        with self.lock:
-            return self.keeper.applied(revision)
-
-    def superseded(self) -> None:
-        """Metasrv said so elsewhere: the lease ends at once."""
-        with self.lock:
-            self.keeper.refused(Refusal.SUPERSEDED, boottime_ms())
 
 
 class _Mailbox:
@@ -171,12 +122,6 @@ class _Link(threading.Thread):
             backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
 
 
-class _Enrolled(NamedTuple):
-    lease: Lease
-    beat_s: float
-    vitals: Callable[[], Vitals]
-
-
 class Heartbeats:
     """All of the above, for one process.
 
@@ -188,18 +133,13 @@ class Heartbeats:
         self, replicas: Sequence[str], tls: TlsConfig | None, cluster_id: str, node_id: str,
         loop: asyncio.AbstractEventLoop, on_heard: Callable[[Heard], None], on_crash: Callable[[BaseException], None],
     ) -> None:  # fmt: skip
-        self._cluster_id = cluster_id
-        self._node_id = node_id
+        self._beating = Beating(cluster_id, node_id)
         self._loop = loop
         self._on_heard = on_heard
         self._on_crash = on_crash
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._beat = 0
-        self._latest: heartbeat_pb2.BeatRequest | None = None
-        self._sent_ms: dict[int, float] = {}
-        self._enrolled: _Enrolled | None = None
-        self._links = [_Link(address, tls, lambda: self._latest, self._reply) for address in replicas]
+        self._links = [_Link(address, tls, lambda: self._beating.latest, self._reply) for address in replicas]
         self._ticker = threading.Thread(
             target=contextvars.copy_context().run, args=(self._tick,), name="beats", daemon=True
         )
@@ -216,8 +156,7 @@ class Heartbeats:
 
         `vitals` is called on the heartbeat thread whenever a beat leaves: it must only read plain numbers.
         """
-        lease = Lease(LeaseKeeper(incarnation, boottime_ms(), lease_ms))
-        self._enrolled = _Enrolled(lease, beat_ms / 1000, vitals)
+        lease = self._beating.enrol(incarnation, lease_ms, beat_ms, vitals)
         self._wake.set()
         return lease
 
@@ -227,13 +166,12 @@ class Heartbeats:
 
     def pause(self) -> None:
         """Send nothing until the next enrol()."""
-        self._enrolled = None
-        self._latest = None
+        self._beating.pause()
 
     def stop(self) -> None:
         """End all threads. Blocks for a moment: run it in a worker."""
         self._closing.set()
-        self._enrolled = None
+        self._beating.pause()
         self._wake.set()
         for link in self._links:
             link.close()
@@ -246,58 +184,26 @@ class Heartbeats:
         while not self._closing.is_set():
             self._wake.wait(wait_s)
             self._wake.clear()
-            enrolled = self._enrolled
+            enrolled = self._beating.enrolled
             if enrolled is None:
                 wait_s = None
                 continue
             try:
-                self._send(enrolled)
+                request = self._beating.next_beat(enrolled)
             except Exception as error:
                 log.exception("beats_crashed")
                 self._call(self._on_crash, error)
                 raise
+            self.beats_sent += 1
+            for link in self._links:
+                link.send(request)
             self._closing.wait(NUDGE_GAP_S)
             wait_s = max(0.001, enrolled.beat_s - NUDGE_GAP_S)
 
-    def _send(self, enrolled: _Enrolled) -> None:
-        self._beat += 1
-        vitals = enrolled.vitals()
-        lease = enrolled.lease
-        keeper = lease.keeper
-        sender = types_pb2.Sender(cluster_id=self._cluster_id, node_id=self._node_id, incarnation=keeper.incarnation)
-        request = beat_request(sender, self._beat, keeper.applied_revision, vitals)
-        with lease.lock:
-            now_ms = boottime_ms()
-            keeper.sent(self._beat, now_ms, vitals.open_lanes)
-        self._sent_ms[self._beat] = now_ms
-        self._sent_ms.pop(self._beat - 256, None)
-        self._latest = request
-        self.beats_sent += 1
-        for link in self._links:
-            link.send(request)
-
     def _reply(self, replica: str, reply: heartbeat_pb2.BeatReply) -> None:
-        enrolled = self._enrolled
-        if enrolled is None:
-            return
-        lease = enrolled.lease
-        keeper = lease.keeper
-        now_ms = boottime_ms()
-        refusal = None
-        with lease.lock:
-            granted = reply.HasField("grant")
-            if granted:
-                grant = reply.grant
-                keeper.granted(reply.beat, grant.lease_ms, grant.assignment_revision, grant.lanes)
-            else:
-                refusal = _REFUSALS.get(reply.refusal, Refusal.NOT_LEADER)
-                if keeper.asked(reply.beat):
-                    keeper.refused(refusal, now_ms)
-            heard = Heard(
-                replica, reply.leader_address, reply.term, keeper.incarnation, keeper.standing, keeper.admitted,
-                keeper.awaited_revision, granted, refusal, now_ms - self._sent_ms.get(reply.beat, now_ms),
-            )  # fmt: skip
-        self._call(self._on_heard, heard)
+        heard = self._beating.answered(replica, reply)
+        if heard is not None:
+            self._call(self._on_heard, heard)
 
     def _call(self, callback: Callable[[T], None], what: T) -> None:
         try:

@@ -4,7 +4,8 @@ import asyncio
 import threading
 import time
 
-from datanode_agent.adapters.heartbeat import Heard, Heartbeats, Lease
+from datanode_agent.adapters.beating import Heard, Lease
+from datanode_agent.adapters.heartbeat import Heartbeats
 from datanode_agent.core.beats import LaneVital, Vitals
 from datanode_agent.core.lease import Refusal, Standing
 from groundwork.adapters.clock import SystemClock

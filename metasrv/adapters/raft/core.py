@@ -44,6 +44,8 @@ class _NoSockets:
 class Core(SyncObj):  # type: ignore[misc]
     """One replica's Raft state. Single-threaded, synchronous; the journal must be synced before anything leaves."""
 
+    _SyncObj__raftCommitIndex: int
+
     def __init__(self, config: RaftConfig, journal: Journal, transport: Transport, apply: Apply, applied: int) -> None:
         self._journal = journal
         self._apply_entry = apply
@@ -72,7 +74,6 @@ class Core(SyncObj):  # type: ignore[misc]
         self._SyncObj__serializer = _NoSnapshots()
         self._poller = _NoSockets()
         self._SyncObj__raftLastApplied = applied
-        self._SyncObj__raftCommitIndex = max(applied, journal.commit_index)
 
     # ---------------------------------------------------------------- overridden
 

@@ -32,7 +32,6 @@ FIELDS = (
     "_SyncObj__raftElectionDeadline",
     "_SyncObj__raftLastApplied",
     "_SyncObj__raftLeader",
-    "_SyncObj__raftLog",
     "_SyncObj__raftMatchIndex",
     "_SyncObj__raftNextIndex",
     "_SyncObj__serializer",

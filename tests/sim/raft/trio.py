@@ -126,3 +126,8 @@ def trio(tmp_path: Path) -> Iterator[Trio]:
     for name in list(made.replicas):
         made.crash(name)
     library.use_clock()
+
+
+def kinds(messages: list[pb.Message]) -> list[str]:
+    """What kinds of messages these are."""
+    return [str(message.WhichOneof("kind")) for message in messages]

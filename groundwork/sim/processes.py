@@ -1,0 +1,216 @@
+"""Several processes on one virtual clock and one thread: each may crash, be paused, and its effects can be counted.
+
+A process is a context (contextvars): whatever is scheduled from within it carries that context, so the loop knows whose
+callback it is about to run. The callbacks of a paused process are kept back until it goes on; those of a crashed one
+never run again. Futures and tasks are numbered, so that a set of them has the same order in every run.
+"""
+
+import asyncio
+import contextvars
+import heapq
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from groundwork.sim.clock import NothingLeftToDo, SimClock
+
+T = TypeVar("T")
+STEPS_AT_ONE_INSTANT_MAX = 200_000
+RUNNING, PAUSED, DEAD = "running", "paused", "dead"
+
+
+class Crashed(BaseException):
+    """The process is gone, here and now. Not an Exception: nothing in the program may catch it."""
+
+
+class _Numbered:
+    """Hashes by a number of the loop's own count, not by address."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class SimFuture(_Numbered, asyncio.Future):  # type: ignore[type-arg]  # generic in annotations only
+    """A numbered future."""
+
+
+class SimTask(_Numbered, asyncio.Task):  # type: ignore[type-arg]  # generic in annotations only
+    """A numbered task."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "SimTask":
+        """Numbered before its constructor puts it into a set."""
+        task = super().__new__(cls)
+        loop = kwargs["loop"]
+        loop.counted += 1
+        task.number = loop.counted
+        return task
+
+
+class SimProcess:
+    """One process. Run things in it with spawn(); `crash_after` effects it crashes by itself."""
+
+    def __init__(self, loop: "ClusterLoop", name: str, clock: SimClock) -> None:
+        self.name = name
+        self.clock = clock
+        self.state = RUNNING
+        self.crash_after: int | None = None
+        self.on_crash: list[Callable[[], None]] = []
+        self.withheld: deque[asyncio.Handle] = deque()
+        self.context = contextvars.copy_context()
+        self.context.run(_process.set, self)
+        self._loop = loop
+        self._tasks: list[asyncio.Task[Any]] = []
+        loop.processes.append(self)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not crashed. A paused process is alive."""
+        return self.state != DEAD
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in its context, now."""
+        return self.context.run(function, *args)
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str = "") -> "asyncio.Task[T]":
+        """Start a task in it."""
+        return self._loop.create_task(work, name=name or self.name, context=self.context.copy())
+
+    def effect(self) -> None:
+        """Something is about to leave it for a disk, a store or the network. Raises Crashed when that is its end."""
+        if self.state == DEAD:
+            raise Crashed(self.name)
+        if self.crash_after is not None:
+            self.crash_after -= 1
+            if self.crash_after < 0:
+                self.crash()
+                raise Crashed(self.name)
+
+    def crash(self) -> None:
+        """Nothing of it runs any more."""
+        if self.state == DEAD:
+            return
+        self.state = DEAD
+        self._loop.gated = True
+        for callback in self.on_crash:
+            callback()
+
+    def pause(self) -> None:
+        """Stop it where it is (SIGSTOP)."""
+        if self.state == RUNNING:
+            self.state = PAUSED
+            self._loop.gated = True
+
+    def resume(self) -> None:
+        """Let it go on (SIGCONT)."""
+        if self.state == PAUSED:
+            self.state = RUNNING
+            self._loop.release(self)
+
+    def holds(self, task: "asyncio.Task[Any]") -> None:
+        """Keep a task from the garbage collector, which would run its cleanup at a moment of its own."""
+        self._tasks.append(task)
+        if len(self._tasks) > 2_000:
+            self._tasks = [t for t in self._tasks if not t.done()]
+
+    def reap(self) -> None:
+        """After the run: let what is left of it come to its end."""
+        self.state = RUNNING
+        self._loop.release(self)
+        for task in self._tasks:
+            task.cancel()
+
+
+_process: contextvars.ContextVar[SimProcess | None] = contextvars.ContextVar("process", default=None)
+
+
+def current_process() -> SimProcess | None:
+    """The process whose code runs now; None for the simulator's own."""
+    return _process.get()
+
+
+class ClusterLoop(asyncio.BaseEventLoop):
+    """Runs the callbacks of all processes in one order, on virtual time. No file descriptors, no threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted = 0
+        self.steps = 0
+        self.gated = False  # some process is paused or dead
+        self.processes: list[SimProcess] = []
+        self._now_s = 0.0
+        self._ready: deque[asyncio.Handle]
+        self._scheduled: list[asyncio.TimerHandle]
+        self.set_task_factory(self._make_task)
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._now_s
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        """A numbered one."""
+        future = SimFuture(loop=self)
+        self.counted += 1
+        future.number = self.counted
+        return future
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, work: Any, context: contextvars.Context | None = None
+    ) -> "asyncio.Task[Any]":
+        task = SimTask(work, loop=loop, context=context)
+        process = context.get(_process) if context is not None else _process.get()
+        if process is not None:
+            process.holds(task)
+        return task
+
+    def release(self, process: SimProcess) -> None:
+        """Its callbacks that were kept back are due now."""
+        self._ready.extend(process.withheld)
+        process.withheld.clear()
+        self.gated = any(p.state != RUNNING for p in self.processes)
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:  # type: ignore[override]
+        """Simulated processes get no signals."""
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """See add_signal_handler."""
+        return False
+
+    def _write_to_self(self) -> None:
+        """Nothing waits on a file descriptor."""
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        """There are none."""
+
+    def _run_once(self) -> None:
+        ready: deque[Any] = self._ready
+        scheduled: list[Any] = self._scheduled
+        if not ready:
+            while scheduled and scheduled[0]._cancelled:
+                heapq.heappop(scheduled)._scheduled = False
+            if not scheduled:
+                raise NothingLeftToDo("every task waits, and no timer is set: a deadlock")
+            if scheduled[0]._when > self._now_s:
+                self._now_s = scheduled[0]._when
+                self.steps = 0
+        while scheduled and scheduled[0]._when <= self._now_s:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            if not handle._cancelled:
+                ready.append(handle)
+        self.steps += len(ready)
+        if self.steps > STEPS_AT_ONE_INSTANT_MAX:
+            raise NothingLeftToDo(f"{self.steps} callbacks, and virtual time stands still at {self._now_s:.6f} s")
+        for _ in range(len(ready)):
+            self._turn(ready.popleft())
+
+    def _turn(self, handle: Any) -> None:
+        if handle._cancelled:
+            return
+        if self.gated:
+            process = handle._context.get(_process)
+            if process is not None and process.state != RUNNING:
+                process.withheld.append(handle)
+                return
+        handle._run()

@@ -53,7 +53,7 @@ class Handover:
                 if tail.caught_up(region.region_id) and not reported:
                     reported = True
                     self._report_prepared(region, order, warm[stay.key])
-                await tail.progress.future()
+                await tail.progress.wait()
 
     async def _closed_stays(self, region: Region, manifest: Manifest, warm: dict[StayKey, Warm]) -> None:
         for stay in manifest.stays:
@@ -77,7 +77,7 @@ class Handover:
         durable as a contiguous prefix.
         """
         while region.pending:
-            await region.changed.future()
+            await region.changed.wait()
         while region.uncertain:
             assert region.lane is not None
             try:

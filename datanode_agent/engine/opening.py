@@ -142,7 +142,7 @@ class Opener:
             if origin is not None:
                 return origin
             log.warning("table_not_known_yet", region_id=region_id)
-            await self._context.tables_changed.future()
+            await self._context.tables_changed.wait()
 
     def _say_needs(
         self, region: Region, current: Manifest | None, ends: dict[StayKey, int], over: set[Lane],

@@ -23,10 +23,14 @@ class Changed:
         self._future = None
 
     def future(self) -> "asyncio.Future[None]":
-        """Done at the next notify()."""
-        if self._future is None:
+        """Done at the next notify(). For within(); never await it: a task that is cancelled cancels what it awaits."""
+        if self._future is None or self._future.done():
             self._future = asyncio.get_running_loop().create_future()
         return self._future
+
+    async def wait(self) -> None:
+        """Until the next notify(). Whoever is cancelled here leaves the others waiting."""
+        await asyncio.shield(self.future())
 
 
 def outcome_seen(task: "asyncio.Future[Any]") -> None:

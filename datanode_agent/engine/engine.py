@@ -75,7 +75,7 @@ class Engine:
         self._orders = Orders(context, self._regions, self._known)
         self._writer = Writer(context, self._regions, self._known, self._orders.flusher, self._orders.arrived)
         self._scanner = Scanner(context, self._writer)
-        self._upkeep = Upkeep(context, self._regions, self._orders.flusher, self._orders.fail)
+        self._upkeep = Upkeep(context, self._regions, self._orders.flusher)
 
     # ---------------------------------------------------------------- life
 
@@ -124,6 +124,7 @@ class Engine:
             lane.shut()
         await self._orders.close()
         await self._upkeep.close()
+        await self._orders.flusher.close()
         self._orders.arrived.notify()
 
     # ---------------------------------------------------------------- orders

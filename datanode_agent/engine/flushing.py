@@ -6,6 +6,8 @@ unreferenced files of an epoch below one's own claim.
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -14,17 +16,18 @@ import structlog
 from datanode_agent.core import compaction
 from datanode_agent.core.region_state import State
 from datanode_agent.engine.context import Context
-from datanode_agent.engine.manifests import Manifests
+from datanode_agent.engine.manifests import Fenced, Manifests
 from datanode_agent.engine.memtable import Frozen, Part, stack
 from datanode_agent.engine.merge import last_writes
 from datanode_agent.engine.region import OWNS, Region
 from datanode_agent.engine.sst import read_sst, write_sst
-from datanode_agent.engine.waiting import while_unavailable
+from datanode_agent.engine.waiting import outcome_seen, while_unavailable
 from groundwork.core.errors import AlreadyExists, MetasrvError
 from groundwork.core.manifest import Manifest, Sst, compacted, flushed, sst_folder, sst_key
 from groundwork.core.table import Schema
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 
 class NotOwned(MetasrvError):
@@ -36,18 +39,49 @@ def _build(parts: list[Part], schema: Schema, key: str, epoch: int) -> tuple[byt
 
 
 class Flusher:
-    """Of one incarnation."""
+    """Of one incarnation. `on_fenced` closes a region that lost its manifest to another owner."""
 
-    def __init__(self, context: Context, manifests: Manifests) -> None:
+    def __init__(self, context: Context, manifests: Manifests, on_fenced: Callable[[Region, str, str], None]) -> None:
         self._context = context
         self._manifests = manifests
+        self._on_fenced = on_fenced
         self._slots = asyncio.Semaphore(context.config.flushes_parallel_max)
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def flush(self, region: Region, reason: str) -> bool:
         """Make everything so far covered; whether there was anything to do.
 
-        Raises Fenced (the region is out), NotOwned, StoreUnavailable (the rows are kept and stay in the lane).
+        Raises Fenced (the region is closed already), NotOwned, StoreUnavailable (the rows are kept and stay in the
+        lane).
         """
+        return await self._to_its_end(self._flush(region, reason))
+
+    async def close(self) -> None:
+        """Give up what runs: its incarnation is over."""
+        tasks = list(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Also when the caller gives up: a manifest that was put must become known here, or its owner is fenced."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(outcome_seen)
+        return await asyncio.shield(task)
+
+    async def _commit(self, region: Region, manifest: Manifest, following: Manifest) -> Manifest:
+        """Raises Fenced, and then the region is closed; NotOwned when it left `manifest` itself meanwhile."""
+        try:
+            return await self._manifests.commit(following)
+        except Fenced as error:
+            if region.manifest is not manifest:
+                raise NotOwned(f"region {region.region_id} was taken away during its flush: {error}") from error
+            self._on_fenced(region, "fenced", str(error))
+            raise
+
+    async def _flush(self, region: Region, reason: str) -> bool:
         async with self._slots, region.committing:
             if region.state not in OWNS or region.manifest is None:
                 raise NotOwned(f"region {region.region_id} is {region.state}: nothing to flush here")
@@ -61,7 +95,7 @@ class Flusher:
             try:
                 added = await self._write(region, frozen, schema, epoch)
                 following = flushed(manifest, epoch, self._context.unique(), added, frozen.covered, schema)
-                written = await self._manifests.commit(following)
+                written = await self._commit(region, manifest, following)
             except BaseException:
                 region.thaw()
                 raise
@@ -87,7 +121,13 @@ class Flusher:
         return (stats,)
 
     async def widen(self, region: Region) -> None:
-        """Commit a newer schema before the first entry in it: the store alone must be able to read the lane."""
+        """Commit a newer schema before the first entry in it: the store alone must be able to read the lane.
+
+        Raises Fenced (the region is closed already), NotOwned.
+        """
+        await self._to_its_end(self._widen(region))
+
+    async def _widen(self, region: Region) -> None:
         async with region.committing:
             manifest = region.manifest
             if manifest is None or region.state not in OWNS or manifest.schema.version >= region.schema.version:
@@ -97,7 +137,7 @@ class Flusher:
                 manifest, version=manifest.version + 1, epoch=region.epoch, nonce=self._context.unique(),
                 schema=region.schema,
             )  # fmt: skip
-            written = await self._manifests.commit(following)
+            written = await self._commit(region, manifest, following)
             if region.manifest is manifest:
                 region.stand_on(written)
                 log.info("schema_widened", region_id=region.region_id, schema_version=written.schema.version)
@@ -140,7 +180,7 @@ class Flusher:
                 if region.state not in OWNS or manifest is None or not keys <= {s.key for s in manifest.ssts}:
                     return False
                 following = compacted(manifest, region.epoch, self._context.unique(), keys, (stats,))
-                written = await self._manifests.commit(following)
+                written = await self._commit(region, manifest, following)
                 if region.manifest is manifest:
                     region.stand_on(written)
                 region.doomed += [(self._context.clock.now_ms(), name) for name in keys]

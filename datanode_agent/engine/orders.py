@@ -34,7 +34,7 @@ class Orders:
 
     def __init__(self, context: Context, regions: dict[int, Region], known: dict[int, int]) -> None:
         self.manifests = Manifests(context)
-        self.flusher = Flusher(context, self.manifests)
+        self.flusher = Flusher(context, self.manifests, self.fail)
         self._context = context
         self._regions = regions
         self._known = known

@@ -1,7 +1,7 @@
 """What goes on by itself: flushes, compaction, clean-up, proof of work, trims."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -22,19 +22,17 @@ CONSIDER_REST = 20
 
 
 class Upkeep:
-    """Of one incarnation. `on_fenced` closes a region that lost its manifest to another owner."""
+    """Of one incarnation."""
 
     def __init__(
         self,
         context: Context,
         regions: Mapping[int, Region],
         flusher: Flusher,
-        on_fenced: Callable[[Region, str, str], None],
     ) -> None:
         self._context = context
         self._regions = regions
         self._flusher = flusher
-        self._on_fenced = on_fenced
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: set[int] = set()
         self._trims: dict[Lane, int] = {}
@@ -107,9 +105,7 @@ class Upkeep:
             while await self._flusher.compact(region):
                 pass
             await self._flusher.clean(region)
-        except Fenced as error:
-            self._on_fenced(region, "fenced", str(error))
-        except (NotOwned, StoreUnavailable) as error:
+        except (Fenced, NotOwned, StoreUnavailable) as error:
             log.info("flush_put_off", region_id=region.region_id, why=str(error))
         except (Damaged, NotFound) as error:
             log.exception("compaction_failed", region_id=region.region_id, why=str(error))
@@ -117,12 +113,8 @@ class Upkeep:
             self._busy.discard(region.region_id)
 
     async def flush(self, region: Region, reason: str) -> None:
-        """Flush one region now. Raises NotOwned, StoreUnavailable; a fenced region is closed first."""
-        try:
-            await self._flusher.flush(region, reason)
-        except Fenced as error:
-            self._on_fenced(region, "fenced", str(error))
-            raise
+        """Flush one region now. Raises NotOwned, StoreUnavailable, Fenced (the region is closed already)."""
+        await self._flusher.flush(region, reason)
 
     def _count(self) -> None:
         self._context.metrics.memory.set(self._context.memory.used_bytes)

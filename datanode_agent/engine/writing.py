@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from datanode_agent.core.region_state import State
 from datanode_agent.engine.context import Context
-from datanode_agent.engine.flushing import Flusher
+from datanode_agent.engine.flushing import Flusher, NotOwned
 from datanode_agent.engine.manifests import Fenced
 from datanode_agent.engine.memtable import ENTRY_OVERHEAD_BYTES
 from datanode_agent.engine.region import TAKES_APPENDS, Region
@@ -170,7 +170,7 @@ class Writer:
         if region.manifest is not None and region.manifest.schema.version < version:
             try:
                 await self._flusher.widen(region)
-            except Fenced:
+            except (Fenced, NotOwned):
                 return None
         return region.schema.at(version) if region.manifest is not None and version > 0 else None
 

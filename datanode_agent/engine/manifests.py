@@ -2,7 +2,8 @@
 
 A put whose outcome is not known is repeated with the very same bytes until it is: the nonce in the body tells one's
 own from another's. A version counts only if its predecessor still exists after the put: clean-up goes oldest first,
-so a version whose name clean-up had freed has no predecessor.
+so a version whose name clean-up had freed has no predecessor. The first, which never had one, counts only while no
+later one exists: clean-up leaves the newest, so where its name had been freed there is one.
 """
 
 import structlog
@@ -85,12 +86,13 @@ class Manifests:
 
     async def predecessor_exists(self, manifest: Manifest) -> bool:
         """Whether a version that was just created counts. Waits for as long as the store is unavailable."""
-        if manifest.version == 1:
-            return True
         context, config = self._context, self._context.config
-        key = manifest_key(manifest.region, manifest.version - 1)
+        first = manifest.version == 1
+        key = manifest_key(manifest.region, 1 if first else manifest.version - 1)
 
         async def look() -> bool:
+            if first:
+                return not await context.store.list(manifest_folder(manifest.region), key)
             try:
                 await context.store.get(key)
             except NotFound:

@@ -122,7 +122,8 @@ class Orders:
         """Go on in the stay it has, under a new epoch, without a claim."""
         self._replays.forget(region.region_id)
         self._end_task(region)
-        region.epoch = order.epoch
+        region.epoch = region.served_epoch = order.epoch
+        region.working_on = order
         region.step(Event.RESUME)
         log.info("region_resumed", region_id=region.region_id, epoch=region.epoch, state=region.state)
         if region.state is State.SERVING:
@@ -162,6 +163,10 @@ class Orders:
         warm = self._warm.get(region.region_id, {})
         self._tails.leave(region.region_id)
         lane = self._context.lanes.get(order.lane_index)
+        if order.kind == nodes_pb2.RESUME or region.served_epoch >= order.epoch:
+            # Its rows are in the lane only, and metasrv does not know of another claim under this epoch.
+            self.fail(region, "closed", f"it failed and holds nothing any more to go on with under epoch {order.epoch}")
+            return
         if lane is None or lane.sealed:
             self.fail(region, "lane_over", f"lane {order.lane_index} of this incarnation takes no appends")
             return
@@ -179,6 +184,7 @@ class Orders:
             self._report_failed(region, "damaged", message, read_only=True)
             return
         region.claimed_ms = self._context.clock.now_ms()
+        region.served_epoch = region.epoch
         region.step(Event.OPENED)
         self._context.metrics.opens.labels("serving").inc()
         report = region.make_report()

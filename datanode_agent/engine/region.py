@@ -56,6 +56,7 @@ class Region:
         self.region_id = region_id
         self.state = State.CLOSED
         self.epoch = 0
+        self.served_epoch = 0  # the last under which it took writes
         self.attempt = 0
         self.order: nodes_pb2.Order | None = None
         self.working_on: nodes_pb2.Order | None = None  # the order that began its present state

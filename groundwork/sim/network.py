@@ -223,17 +223,19 @@ class SimChannel:
         self._connection = Connection(self.fabric, self.process, server)
         return self._connection
 
-    def unary_unary(self, method: str, serialize: Any, deserialize: Any, **_: Any) -> MultiCallable:
+    def unary_unary(self, method: str, request_serializer: Any, response_deserializer: Any, **_: Any) -> MultiCallable:
         """A stub's method."""
-        return MultiCallable(self, method, serialize, deserialize, False, False)
+        return MultiCallable(self, method, request_serializer, response_deserializer, False, False)
 
-    def unary_stream(self, method: str, serialize: Any, deserialize: Any, **_: Any) -> MultiCallable:
+    def unary_stream(self, method: str, request_serializer: Any, response_deserializer: Any, **_: Any) -> MultiCallable:
         """A stub's method."""
-        return MultiCallable(self, method, serialize, deserialize, False, True)
+        return MultiCallable(self, method, request_serializer, response_deserializer, False, True)
 
-    def stream_stream(self, method: str, serialize: Any, deserialize: Any, **_: Any) -> MultiCallable:
+    def stream_stream(
+        self, method: str, request_serializer: Any, response_deserializer: Any, **_: Any
+    ) -> MultiCallable:
         """A stub's method."""
-        return MultiCallable(self, method, serialize, deserialize, True, True)
+        return MultiCallable(self, method, request_serializer, response_deserializer, True, True)
 
     async def close(self, grace: float | None = None) -> None:
         """End every call on it."""

@@ -1,0 +1,84 @@
+"""Checkers of the replicated state, on every seed."""
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from metasrv.core.events import Outcome
+from metasrv.core.machine import Machine
+from metasrv.core.records import NodeStatus, Phase
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+
+class Checks:
+    """Watches every replica's machine."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._commands: dict[int, str] = {}
+        self._seen: set[int] = set()
+        self.failovers = 0
+
+    def watch(self, name: str, machine: Any) -> None:
+        """Hold each apply of this replica against what the others applied."""
+        assert isinstance(machine, Machine)
+        apply = machine.apply
+        highest = {"token": 0, "revision": 0}
+        epochs: dict[int, int] = {}
+
+        def checked(revision: int, command: bytes) -> Outcome:
+            digest = hashlib.sha256(command).hexdigest()[:16]
+            if self._commands.setdefault(revision, digest) != digest:
+                self._world.fail(f"{name} applied another command at revision {revision} than a replica before it")
+            if revision <= highest["revision"]:
+                self._world.fail(f"{name} applied revision {revision} after {highest['revision']}")
+            outcome = apply(revision, command)
+            highest["revision"] = revision
+            state = machine.state
+            if state.next_token < highest["token"]:
+                self._world.fail(f"{name}: the next token went from {highest['token']} to {state.next_token}")
+            highest["token"] = state.next_token
+            for region_id, region in state.regions.items():
+                if region.epoch < epochs.get(region_id, 0):
+                    self._world.fail(f"{name}: the epoch of region {region_id:#x} went back")
+                epochs[region_id] = region.epoch
+            if revision not in self._seen:
+                self._seen.add(revision)
+                self._first(outcome)
+            return outcome
+
+        machine.apply = checked  # type: ignore[method-assign]
+
+    def _first(self, outcome: Outcome) -> None:
+        """A command applied anywhere for the first time."""
+        world = self._world
+        world.trace.note("cluster", "applied", revision=outcome.revision, kind=outcome.kind, refused=outcome.refused)
+        for event in outcome.events:
+            if event.kind == "suspect":
+                self._named_cause(event.node_ids)
+            if event.kind == "failover":
+                self.failovers += 1
+
+    def _named_cause(self, node_ids: tuple[str, ...]) -> None:
+        for node_id in node_ids:
+            if not self._world.nemesis.had_cause(node_id):
+                self._world.fail(f"{node_id} is suspected, and nothing had befallen it")
+
+    def at_the_end(self) -> None:
+        """Everything has healed: replicas agree, every region serves on a node that is up."""
+        world = self._world
+        machines = [h.service.machine for h in world.metasrvs if h.up]
+        if len(machines) < len(world.metasrvs):
+            world.fail("not every replica is up at the end")
+        by_revision: dict[int, bytes] = {}
+        for machine in machines:
+            state = machine.state
+            told = b"".join(machine.snapshot())
+            if by_revision.setdefault(state.revision, told) != told:
+                world.fail(f"replicas differ at revision {state.revision}")
+        newest = max((m.state for m in machines), key=lambda s: s.revision)
+        for region_id, region in newest.regions.items():
+            node = newest.nodes.get(region.lane.node_id)
+            if region.phase is not Phase.SERVING or node is None or node.status is not NodeStatus.UP:
+                world.fail(f"region {region_id:#x} is {region.phase.name} on {region.lane} at the end")

@@ -1,0 +1,90 @@
+"""What clients did and saw, and what they must see (P1, and linearizability per key)."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+OUTAGE_S = 0.3  # a write that took longer than this met an outage
+
+
+class Before(NamedTuple):
+    """What was known of a key when a read began."""
+
+    key: str
+    acked: frozenset[int]
+    register: int  # the highest acknowledged, or observed by an earlier strong read
+    stale_register: int  # what a lease read may still show
+    began_s: float
+
+
+class History:
+    """Of all keys of one run."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.attempted: dict[str, set[int]] = {}
+        self.acked: dict[str, set[int]] = {}
+        self.observed: dict[str, int] = {}
+        self.outages_s: list[float] = []
+        self.writes = self.strong_reads = self.lease_reads = 0
+        self.complete = False
+        self._ack_times: dict[str, list[tuple[float, int]]] = {}
+
+    def attempts(self, key: str, number: int) -> None:
+        """A write begins."""
+        self.attempted.setdefault(key, set()).add(number)
+
+    def acknowledged(self, key: str, number: int, began_s: float) -> None:
+        """A write is done."""
+        now_s = self._world.loop.time()
+        self.acked.setdefault(key, set()).add(number)
+        self._ack_times.setdefault(key, []).append((now_s, number))
+        self.writes += 1
+        if now_s - began_s > OUTAGE_S:
+            self.outages_s.append(now_s - began_s)
+        self._world.trace.note("client", "acked", key=key, number=number)
+
+    def before_read(self, keys: list[str], strong: bool) -> list[Before]:
+        """A read begins."""
+        now_s = self._world.loop.time()
+        stale_s = now_s - self._world.lease_s * 1.05
+        found = []
+        for key in keys:
+            acked = self.acked.get(key, set())
+            register = max(max(acked, default=0), self.observed.get(key, 0))
+            old = [n for at_s, n in self._ack_times.get(key, []) if at_s <= stale_s]
+            found.append(Before(key, frozenset(acked), register, max(old, default=0), now_s))
+        return found
+
+    def after_read(self, before: list[Before], rows: dict[str, dict[int, int]], strong: bool) -> None:
+        """A read has answered."""
+        if strong:
+            self.strong_reads += 1
+        else:
+            self.lease_reads += 1
+        kind = "strong" if strong else "lease"
+        for known in before:
+            seen = rows.get(known.key, {})
+            self._check_rows(kind, known, seen, strong)
+            self._check_register(kind, known, seen.get(0, 0), strong)
+
+    def _check_rows(self, kind: str, known: Before, seen: dict[int, int], strong: bool) -> None:
+        due = known.acked if strong else {n for n in known.acked if n <= known.stale_register}
+        missing = sorted(n for n in due if n not in seen)
+        if missing:
+            self._world.fail(f"P1: a {kind} read of {known.key} begun at {known.began_s:.4f} misses {missing[:8]}")
+        foreign = [t for t, v in seen.items() if t and (v != t or t not in self.attempted[known.key])]
+        if foreign:
+            self._world.fail(f"a {kind} read of {known.key} shows rows that nobody wrote: {foreign[:8]}")
+
+    def _check_register(self, kind: str, known: Before, value: int, strong: bool) -> None:
+        floor = known.register if strong else known.stale_register
+        late = value in self.attempted.get(known.key, ()) and value not in self.acked.get(known.key, ())
+        if value < floor and not (late and value > self.observed.get(known.key, 0)):
+            self._world.fail(
+                f"linearizability: a {kind} read of {known.key} begun at {known.began_s:.4f} "
+                f"shows {value}, {floor} was acknowledged or seen before"
+            )
+        if strong:
+            self.observed[known.key] = max(self.observed.get(known.key, 0), value)

@@ -1,0 +1,243 @@
+"""The machines of the simulated cluster, and the real programs that run on them."""
+
+import json
+import random
+import traceback
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+from prometheus_client import CollectorRegistry
+
+from datanode_agent.adapters.folder import DataFolder
+from datanode_agent.config import DatanodeConfig
+from datanode_agent.engine.config import EngineConfig
+from datanode_agent.service import Agent
+from datanode_agent.surroundings import Surroundings
+from groundwork.adapters.config import ObjectStoreConfig
+from groundwork.adapters.lanes.objects import ObjectsLog
+from groundwork.adapters.rpc import use_transport
+from groundwork.core.errors import MetasrvError
+from groundwork.sim.clock import SimClock
+from groundwork.sim.objects import Faults, SimObjectStore
+from groundwork.sim.processes import SimProcess
+from groundwork.sim.workers import InlineWorkers
+from metasrv.adapters.raft import EmbeddedRaft, RaftConfig, RaftLimits
+from metasrv.config import MetasrvConfig, Timing
+from metasrv.core.ports import Consensus, StateMachine
+from metasrv.service import Service
+from tests.sim.beats import TaskBeats
+from tests.sim.disk import SimDisk
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+CLUSTER = "51" * 16
+RESTART_S = 1.0  # what a service manager waits before it starts a program again
+TIMING = Timing(lease_ms=3_000, beat_ms=600, election_ms_min=800, election_ms_max=1_600, tick_ms=100)
+APPEND_PERIOD_MS = 200
+LIMITS = RaftLimits(journal_entries_max=60, journal_tail_entries=10, chunk_bytes=2_000)
+ENGINE = EngineConfig(
+    memory_budget_bytes=1 << 20, flush_bytes=6_000, flush_age_ms=5_000, settle_ms=1_000, files_max=3,
+    delete_grace_ms=2_000, manifests_kept=2, tick_ms=500, canary_ms=1_000, probe_ms=1_000, replay_objective_ms=2_000,
+)  # fmt: skip
+
+
+class NoHttp:
+    """Pages that nobody asks for."""
+
+    def __init__(self, app: object, address: str) -> None:
+        pass
+
+    async def start(self) -> None:
+        """Nothing."""
+
+    async def stop(self) -> None:
+        """Nothing."""
+
+
+class Host:
+    """One machine: what survives the process, and the process while there is one."""
+
+    def __init__(self, world: "World", name: str, number: int) -> None:
+        self.world, self.name = world, name
+        self.chance = random.Random(f"{world.seed}/{name}")
+        self.faults = Faults()
+        self.clock = SimClock(
+            offset_ms=self.chance.uniform(0, 1e7), rate=self.chance.uniform(0.99, 1.01), wall_offset_ms=10**12
+        )
+        self.process: SimProcess | None = None
+        self.starts = 0
+        self.wanted = True  # whether the service manager starts it again
+
+    @property
+    def up(self) -> bool:
+        """Whether its process lives."""
+        return self.process is not None and self.process.alive
+
+    def start(self) -> None:
+        """Start the program."""
+        if self.up:
+            return
+        self.starts += 1
+        self.wanted = True
+        process = self.process = SimProcess(self.world.loop, self.name, self.clock)
+        process.call(use_transport, self.world.fabric.host(process))
+        self.prepare(process)
+        process.spawn(self._live(process), self.name)
+        self.world.trace.note(self.name, "process_started", times=self.starts)
+
+    def crash(self, power_lost: bool = False) -> None:
+        """The process is gone: killed, or its machine lost power."""
+        process = self.process
+        if process is None or not process.alive:
+            return
+        if power_lost:
+            self.world.fabric.vanish(self.name)
+        process.crash()
+
+    def store(self, process: SimProcess) -> SimObjectStore:
+        """The object store as seen from here."""
+
+        async def gate(operation: str, key: str, when: str) -> None:
+            process.effect()
+
+        return SimObjectStore(self.world.bucket, self.faults, self.chance.getrandbits(32), gate)
+
+    def prepare(self, process: SimProcess) -> None:
+        """Before the program starts."""
+
+    async def run(self, process: SimProcess) -> str:
+        """The program; how it ended."""
+        raise NotImplementedError
+
+    async def _live(self, process: SimProcess) -> None:
+        try:
+            ended = await self.run(process)
+        except MetasrvError as error:
+            ended = f"{type(error).__name__}: {error}"
+            self.world.ended_badly(self, ended)
+        except Exception as error:
+            ended = repr(error)
+            self.world.trace.error(self.name, "".join(traceback.format_exception(error))[-2000:])
+        self.world.trace.note(self.name, "process_ended", how=ended)
+        process.crash()
+
+    def gone(self, process: SimProcess) -> None:
+        """Its service manager sees it and starts it again."""
+        self.world.trace.note(self.name, "process_gone")
+        if self.wanted:
+            self.world.later(RESTART_S, self._again, process)
+
+    def _again(self, process: SimProcess) -> None:
+        if self.process is process and self.wanted:
+            self.start()
+
+
+class MetasrvHost(Host):
+    """A replica of metasrv."""
+
+    service: Service
+    disk: SimDisk
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"{self.name}:4001"
+
+    def prepare(self, process: SimProcess) -> None:
+        """A disk that knows what was synced."""
+        disk = self.disk = SimDisk(process, self.chance)
+        self.power_lost = False
+        process.on_crash.append(lambda: disk.process_gone(self.power_lost))
+        process.on_crash.append(lambda: self.gone(process))
+
+    def crash(self, power_lost: bool = False) -> None:
+        """See Host; with the power goes what was not synced."""
+        self.power_lost = power_lost
+        super().crash(power_lost)
+
+    async def run(self, process: SimProcess) -> str:
+        """metasrv/main.py's serve(), over simulated surroundings."""
+        world = self.world
+        config = MetasrvConfig(
+            cluster_id=CLUSTER, node_id=self.name, locality=world.locality(self.name),
+            data_dir=str(world.folder / self.name), listen=self.address, http_listen=f"{self.name}:4101",
+            peers={h.name: h.address for h in world.metasrvs}, object_store=ObjectStoreConfig(directory="/unused"),
+            timing=TIMING,
+        )  # fmt: skip
+
+        def fatal(reason: str) -> Any:
+            world.trace.note(self.name, "fatal", reason=reason)
+            if "invariant" in reason:
+                world.trace.error(self.name, reason)
+            process.crash()
+
+        def consensus(machine: StateMachine, server: grpc.aio.Server, registry: CollectorRegistry) -> Consensus:
+            told = RaftConfig(
+                cluster_id=CLUSTER, node_id=self.name, peers=config.peers, data_dir=Path(config.data_dir) / "raft",
+                election_ms_min=TIMING.election_ms_min, election_ms_max=TIMING.election_ms_max,
+                append_period_ms=APPEND_PERIOD_MS, limits=LIMITS,
+            )  # fmt: skip
+            world.checks.watch(self.name, machine)
+            raft = EmbeddedRaft(told, machine, registry=registry, disk=self.disk, fatal=fatal)
+            raft.register(server)
+            return raft
+
+        service = self.service = Service(config, self.clock, self.store(process), consensus, NoHttp)
+        await service.start()
+        await service.failed()
+        return "stopped"
+
+
+class DatanodeHost(Host):
+    """A datanode with its agent and its engine."""
+
+    agent: Agent
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"{self.name}:4002"
+
+    def prepare(self, process: SimProcess) -> None:
+        """Its data folder, locked by the process."""
+        path = self.world.folder / self.name
+        path.mkdir(exist_ok=True)
+        identity = path / "folder.json"
+        if not identity.exists():
+            told = {"format": "datanode-folder", "version": 1, "cluster_id": CLUSTER, "node_id": self.name}
+            identity.write_text(json.dumps({**told, "folder_id": f"{self.chance.getrandbits(128):032x}"}))
+        self._folder = DataFolder(path, CLUSTER, self.name)
+        process.on_crash.append(self._folder.close)
+        process.on_crash.append(lambda: self.gone(process))
+
+    async def run(self, process: SimProcess) -> str:
+        """datanode_agent/main.py's serve(), over simulated surroundings."""
+        world = self.world
+        config = DatanodeConfig(
+            cluster_id=CLUSTER, node_id=self.name, locality=world.locality(self.name),
+            data_dir=str(world.folder / self.name), listen=self.address, http_listen=f"{self.name}:4102",
+            metasrv=tuple(h.address for h in world.metasrvs), object_store=ObjectStoreConfig(directory="/unused"),
+            lanes=world.lanes, engine=ENGINE, stop_deadline_ms=10_000,
+        )  # fmt: skip
+
+        def beats(on_heard: Callable[..., None], on_crash: Callable[..., None]) -> TaskBeats:
+            return TaskBeats(config.metasrv, CLUSTER, self.name, self.clock, on_heard)
+
+        around = Surroundings(self.clock, self._folder, beats, NoHttp, lambda: f"{self.chance.getrandbits(128):032x}")
+        self._folder.open()
+        self.agent = Agent(config, surroundings=around)
+        store, workers = self.store(process), InlineWorkers()
+        logs = ObjectsLog(store, self.clock, workers, nonce=lambda: self.chance.randbytes(16))
+        try:
+            status = await self.agent.serve(store, logs, workers)
+        finally:
+            self._folder.close()
+        if status:
+            world.ended_badly(self, f"exit status {status}")
+        return f"exit status {status}"
+
+
+Work = Coroutine[Any, Any, Any]

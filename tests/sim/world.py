@@ -1,0 +1,169 @@
+"""One simulated cluster: seed in, failures out. Everything that is random comes from the seed."""
+
+import asyncio
+import gc
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from groundwork.sim.clock import NothingLeftToDo, SimClock
+from groundwork.sim.network import Fabric
+from groundwork.sim.objects import Bucket
+from groundwork.sim.processes import ClusterLoop, Crashed, SimProcess, current_process
+from metasrv.adapters.raft import library
+from tests.sim.checks import Checks
+from tests.sim.clients import Clients
+from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost
+from tests.sim.nemesis import Nemesis
+from tests.sim.raft.crashing_disk import PowerLost
+from tests.sim.trace import Trace
+
+BEGIN_S, SETTLE_S = 12.0, 45.0
+
+
+class World:
+    """See the module docstring. `run()` once."""
+
+    def __init__(self, seed: int, active_s: float | None = None) -> None:
+        self.seed = seed
+        self.chance = random.Random(f"{seed}/world")
+        self.loop = ClusterLoop()
+        self.trace = Trace(self.loop.time)
+        self.failures: list[str] = []
+        self.active_s = active_s if active_s is not None else self.chance.uniform(8, 25)
+        self.lanes = self.chance.choice((1, 1, 2))
+        self.regions = self.chance.choice((1, 2, 4))
+        fast = self.chance.uniform(0.0002, 0.005)
+        self.fabric = Fabric(self.loop, random.Random(f"{seed}/network"), (fast, fast * self.chance.choice((1.5, 10))))
+        self.bucket = Bucket()
+        self.checks = Checks(self)
+        self.metasrvs = [MetasrvHost(self, f"metasrv-{n}", n) for n in (1, 2, 3)]
+        self.datanodes = [DatanodeHost(self, f"dn-{n}", n) for n in range(1, self.chance.choice((3, 3, 3, 4)) + 1)]
+        self.clients = Clients(self)
+        self.nemesis = Nemesis(self)
+        for host in self.hosts:
+            host.faults.latency_ms = (1.0, self.chance.choice((3.0, 20.0)))
+        self.folder = Path()
+        self.lease_s = TIMING.lease_ms / 1000
+
+    @property
+    def hosts(self) -> list[Host]:
+        """All machines that run a program under test."""
+        return [*self.metasrvs, *self.datanodes]
+
+    def locality(self, name: str) -> str:
+        """Two sites with datanodes; the third runs a metasrv only."""
+        kind, _, number = name.rpartition("-")
+        site = int(number) if kind == "metasrv" else 1 + int(number) % 2
+        return f"site-{site}/zone-a"
+
+    def later(self, seconds: float, action: Callable[..., None], *args: Any) -> None:
+        """Do something of the simulator's own, in the simulator's own context."""
+        self.loop.call_later(seconds, action, *args, context=self._context)
+
+    def fail(self, what: str) -> None:
+        """A checker found something."""
+        if self.trace.open:
+            self.failures.append(f"{self.loop.time():.4f} {what}")
+            self.trace.note("checker", f"FAILURE {what}")
+
+    def ended_badly(self, host: Host, how: str) -> None:
+        """A program ended by itself. Its service manager starts it again; some ends are never right."""
+        if how.startswith(("Damaged", "ForeignCluster", "BadInput")):
+            self.fail(f"{host.name} ended: {how}")
+
+    # ---------------------------------------------------------------- one run
+
+    def run(self) -> "World":
+        """The whole history."""
+        import contextvars
+
+        self._context = contextvars.copy_context()
+        base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        self.folder = Path(tempfile.mkdtemp(prefix="sim-", dir=base))
+        self.trace.folder = str(self.folder)
+        asyncio.set_event_loop(self.loop)
+        self.trace.capture()
+        library.use_clock(self._library_now_s)
+        library.use_random(random.Random(f"{self.seed}/raft"))
+        self.loop.set_exception_handler(self._unhandled)
+        gc.disable()
+        try:
+            self.loop.run_until_complete(self._main())
+        except NothingLeftToDo as error:
+            self.fail(f"standstill: {error}")
+        finally:
+            self._end()
+        self.failures += [f"error line: {e}" for e in self.trace.errors[:5]]
+        return self
+
+    async def _main(self) -> None:
+        for host in self.hosts:
+            host.start()
+        self.clients.start()
+        if not await self._until(self.clients.prepared, BEGIN_S):
+            self.fail(f"the cluster did not begin within {BEGIN_S} s: {self.clients.why}")
+            return
+        self.nemesis.start(self.active_s)
+        await asyncio.sleep(self.active_s)
+        self.nemesis.stop()
+        await self.clients.finish(self.loop.time() + SETTLE_S)
+        self.checks.at_the_end()
+
+    async def _until(self, holds: Callable[[], bool], within_s: float) -> bool:
+        until_s = self.loop.time() + within_s
+        while self.loop.time() < until_s:
+            if holds():
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    def _end(self) -> None:
+        """Let every task come to its end, unseen, and forget the run."""
+        self.virtual_s = self.loop.time()
+        self.trace.release()
+        for host in self.hosts:
+            host.wanted = False
+        processes = self.loop.processes
+        for process in processes:
+            if process.alive:
+                process.crash()
+        for process in processes:
+            process.reap()
+        try:
+            for _ in range(50):
+                self.loop.run_until_complete(asyncio.sleep(0.2))
+                waiting = [t for t in asyncio.all_tasks(self.loop) if not t.done()]
+                if not waiting:
+                    break
+                for task in waiting:
+                    task.cancel()
+        except NothingLeftToDo:
+            pass
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        library.use_clock()
+        asyncio.set_event_loop(None)
+        self.loop.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        gc.enable()
+
+    def _library_now_s(self) -> float:
+        process = current_process()
+        clock: SimClock | None = process.clock if process is not None else None
+        return clock.now_ms() / 1000 if clock is not None and not self.loop.is_closed() else self.loop.time()
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, (Crashed, PowerLost)):
+            return
+        process: SimProcess | None = current_process()
+        if process is not None and not process.alive:
+            return
+        if self.trace.open:
+            import traceback
+
+            told = "".join(traceback.format_exception(error))[-1500:] if error else ""
+            self.trace.error("loop", f"{context.get('message')} {told}")

@@ -226,7 +226,11 @@ class _Tail:
             if error.errno == errno.ENOSPC:  # nothing of it is promised yet: take it back, and go on when there is room
                 os.ftruncate(self._descriptor, self.end - self._first)
             raise
-        os.fdatasync(self._descriptor)
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            # Also when the disk is full: the frame is in the file, and another one behind it would be out of place.
+            raise OSError(errno.EIO, f"the sync failed: {error.strerror}") from error
         self.end += len(frame)
 
     def close(self) -> None:

@@ -179,3 +179,33 @@ def test_after_a_failed_sync_nothing_is_acknowledged(tmp_path: Path, monkeypatch
         await writer.close()
 
     run_sim(main())
+
+
+def test_p1_a_disk_that_is_full_at_the_sync_ends_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P1: some file systems say that they are full only at the sync: the bytes are there, so nothing may follow them."""
+
+    async def main() -> None:
+        log = _log(tmp_path)
+        writer = await log.open_writer(LANE, lambda _p, _e: None)
+        writer.admit()
+        real, full = os.fdatasync, [True]
+
+        def sync(descriptor: int) -> None:
+            if full:
+                full.pop()
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fdatasync", sync)
+        acknowledged = []
+        for n in range(3):
+            try:
+                acknowledged.append((await writer.append(bytes([n]) * 100), bytes([n]) * 100))
+            except StoreUnavailable:
+                continue
+        await writer.close()
+        end = await _log(tmp_path).seal(LANE)
+        found = [(c.position, bytes(c.body)) for c in await _read(_log(tmp_path), 0, end) if c.damage is None]
+        assert set(acknowledged) <= set(found)
+
+    run_sim(main())

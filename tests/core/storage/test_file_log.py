@@ -182,7 +182,7 @@ def test_after_a_failed_sync_nothing_is_acknowledged(tmp_path: Path, monkeypatch
 
 
 def test_p1_a_disk_that_is_full_at_the_sync_ends_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P1: some file systems say that they are full only at the sync: the bytes are there, so nothing may follow them."""
+    """P1: some file systems say only at the sync that they are full: the bytes are there, nothing may follow them."""
 
     async def main() -> None:
         log = _log(tmp_path)

@@ -54,7 +54,7 @@ class RouteClient:
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._complained = False
-        self._news: set[asyncio.Event] = set()
+        self._news: dict[asyncio.Event, None] = {}  # in the order of the calls
 
     async def start(self) -> None:
         """Begin to watch, in the background."""
@@ -100,7 +100,7 @@ class RouteClient:
         """
         until = self._clock.now_ms() + deadline_ms
         news = asyncio.Event()
-        self._news.add(news)
+        self._news[news] = None
         try:
             while True:
                 route = self.cache.route(region_id)
@@ -118,7 +118,7 @@ class RouteClient:
                 except TimeoutError:
                     await self._poll(region_id, min(left_ms, POLL_MS))
         finally:
-            self._news.discard(news)
+            del self._news[news]
 
     async def refresh(
         self, table: str = "", region_ids: Sequence[int] = (), deadline_ms: float = DEADLINE_MS

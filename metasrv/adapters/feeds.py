@@ -67,17 +67,17 @@ class Feeds(Generic[K]):
     """All the readers of one kind."""
 
     def __init__(self) -> None:
-        self._feeds: set[Feed[K]] = set()
+        self._feeds: dict[Feed[K], None] = {}  # in the order in which they were opened
 
     @contextmanager
     def reader(self) -> Iterator[Feed[K]]:
         """A feed while the stream is open."""
         feed: Feed[K] = Feed()
-        self._feeds.add(feed)
+        self._feeds[feed] = None
         try:
             yield feed
         finally:
-            self._feeds.discard(feed)
+            del self._feeds[feed]
 
     def mark(self, keys: Iterable[K]) -> None:
         """These have changed."""

@@ -33,7 +33,7 @@ class RouteWaits:
     def __init__(self, routes: RouteClient, clock: Clock) -> None:
         self._routes = routes
         self._clock = clock
-        self._waits: set[_Wait] = set()
+        self._waits: dict[_Wait, None] = {}  # in the order of the calls
         self._looking: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
 
@@ -43,7 +43,7 @@ class RouteWaits:
         if route is not None or within_ms <= 0:
             return route
         wait = _Wait(region_id, than_epoch)
-        self._waits.add(wait)
+        self._waits[wait] = None
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look(), name="route-waits")
         try:
@@ -51,7 +51,7 @@ class RouteWaits:
         except TimeoutError:
             return None
         finally:
-            self._waits.discard(wait)
+            self._waits.pop(wait, None)
 
     async def stop(self) -> None:
         """End the background tasks."""
@@ -71,7 +71,7 @@ class RouteWaits:
                 route = self._newer_now(wait.region_id, wait.than_epoch)
                 if route is not None and not wait.found.done():
                     wait.found.set_result(route)
-                    self._waits.discard(wait)
+                    self._waits.pop(wait, None)
             await self._clock.sleep(LOOK_MS)
             now_ms = self._clock.now_ms()
             if now_ms - asked_ms >= ASK_MS and (self._asking is None or self._asking.done()):

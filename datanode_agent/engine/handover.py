@@ -115,12 +115,14 @@ class Handover:
                     continue
                 if stay.lane not in over:
                     raise OpenFailed(
-                        "lane_not_over", f"the stay in lane {stay.lane} is open and the lane is not committed as over"
+                        "lane_not_over",
+                        f"the stay in lane {stay.lane} is open and the lane is not committed as over",
+                        stay.key,
                     )
                 await self._replays.of(stay.lane, region.region_id).seal()
             following = drop(current, order.epoch, self._context.node_id, nonce, origin)
             if isinstance(following, Stop):
-                raise OpenFailed(following.kind, following.reason)
+                raise OpenFailed(following.kind, following.reason, following.stay)
             written = await self._manifests.put(following)
             if written is not None and await self._manifests.predecessor_exists(written):
                 log.info("region_dropped", region_id=region.region_id, epoch=order.epoch, state=State.DROPPING)

@@ -72,14 +72,17 @@ class OwnLane:
         return self._writer.next_position
 
     async def append(self, entry: Entry) -> int:
-        """Its position, once durable. Raises Sealed, StoreUnavailable (the outcome is not known)."""
+        """Its position, once durable. Raises Sealed, Damaged, StoreUnavailable (the outcome is not known).
+
+        Any LaneError ends the lane for this writer: it never takes an append again.
+        """
         if self.sealed or self._writer is None:
             raise Sealed(f"lane {self.lane} is over for this writer")
         began_ms = self._context.clock.now_ms()
         try:
             position = await self._writer.append(encode(entry, self.lane))
-        except Sealed:
-            self._out()
+        except LaneError as error:
+            self._out(error)
             raise
         now_ms = self._context.clock.now_ms()
         self.last_append_ms = max(self.last_append_ms, now_ms)
@@ -128,10 +131,10 @@ class OwnLane:
         while len(self._spans) > 1 and self._spans[1][0] < position:
             self._spans.popleft()
 
-    def _out(self) -> None:
+    def _out(self, why: LaneError) -> None:
         if not self.sealed:
             self.sealed = True
-            log.warning("own_lane_sealed", lane=str(self.lane), end=self.end)
+            log.warning("own_lane_over", lane=str(self.lane), end=self.end, why=str(why))
             self._on_sealed(self)
 
     def shut(self) -> None:

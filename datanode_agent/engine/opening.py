@@ -29,11 +29,12 @@ CLAIM_ATTEMPTS_MAX = 100
 
 
 class OpenFailed(MetasrvError):
-    """The region cannot be opened under this order. `kind` is that of RegionReport.Failed."""
+    """The region cannot be opened under this order. `kind` is that of RegionReport.Failed; `stay` is in its way."""
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, stay: StayKey | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.stay = stay
 
 
 @dataclass
@@ -122,7 +123,7 @@ class Opener:
             )
             following = claim(current, brought, origin)
             if isinstance(following, Stop):
-                raise OpenFailed(following.kind, following.reason)
+                raise OpenFailed(following.kind, following.reason, following.stay)
             if isinstance(following, NeedSeal):
                 began_ms = self._context.clock.now_ms()
                 sealed[following.lane] = await self._replays.of(following.lane, region.region_id).seal()

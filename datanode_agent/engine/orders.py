@@ -17,11 +17,12 @@ from datanode_agent.engine.handover import Handover
 from datanode_agent.engine.lanes import OwnLane
 from datanode_agent.engine.manifests import Manifests
 from datanode_agent.engine.opening import Opener, OpenFailed, Warm
-from datanode_agent.engine.region import KINDS, Region, view_of
+from datanode_agent.engine.region import KINDS, OWNS, Region, tell_lane, view_of
 from datanode_agent.engine.replaying import Replays
 from datanode_agent.engine.tailing import Tails
-from datanode_agent.engine.waiting import Changed
-from groundwork.core.errors import Damaged, LaneError
+from datanode_agent.engine.waiting import Changed, outcome_seen, within
+from groundwork.core.entry import Entry, Kind
+from groundwork.core.errors import Damaged, LaneError, StoreUnavailable
 from groundwork.core.manifest import StayKey
 from protos.metasrv.v1 import nodes_pb2
 
@@ -146,15 +147,38 @@ class Orders:
             told.closed.SetInParent()
             self._context.report(told)
 
-    def fail(self, region: Region, kind: str, message: str) -> None:
-        """The region is out under this epoch: it serves nothing, holds nothing, and says so."""
+    def fail(self, region: Region, kind: str, message: str, stay: StayKey | None = None) -> None:
+        """The region is out under this epoch: it serves nothing, holds nothing, and says so. `stay` is in its way."""
+        left = region.stay.key if kind == "fenced" and region.state in OWNS else None
+        lane = region.lane
+        report = self._failed_report(region, kind, message, stay or left)
         if not region.step(Event.FAIL):
             return
         region.failed_on = view_of(region.working_on).content if region.working_on else None
         self._end_task(region)
         self._forget(region)
         log.warning("region_failed", region_id=region.region_id, epoch=region.epoch, kind=kind, why=message)
-        self._report_failed(region, kind, message, read_only=False)
+        if left is not None and lane is not None and not lane.sealed:
+            self._keep(self._report_left(report, lane), f"left {region.region_id}")
+        else:
+            self._context.report(report)
+
+    async def _report_left(self, report: nodes_pb2.RegionReport, lane: OwnLane) -> None:
+        """Say also where its stay ended, if a barrier behind its last append comes through soon: then all are settled.
+
+        With that position the region can be claimed again though its lane lives.
+        """
+        barrier = Entry(Kind.BARRIER, report.region_id, report.epoch, 0, 0, 0, b"")
+        settling = asyncio.get_running_loop().create_task(lane.append(barrier))
+        settling.add_done_callback(outcome_seen)
+        try:
+            if await within(self._context.clock, settling, self._context.config.retry_ms_max):
+                report.failed.position = settling.result() + 1
+        except (LaneError, StoreUnavailable) as error:
+            log.warning("stay_left_open", region_id=report.region_id, lane=str(lane.lane), why=str(error))
+        finally:
+            settling.cancel()
+        self._context.report(report)
 
     # ---------------------------------------------------------------- tasks
 
@@ -181,7 +205,9 @@ class Orders:
             )
             log.error("region_damaged", region_id=region.region_id, epoch=region.epoch, why=message)
             self._context.metrics.opens.labels("damaged").inc()
-            self._report_failed(region, "damaged", message, read_only=True)
+            report = self._failed_report(region, "damaged", message)
+            report.failed.read_only = True
+            self._context.report(report)
             return
         region.claimed_ms = self._context.clock.now_ms()
         region.served_epoch = region.epoch
@@ -218,10 +244,13 @@ class Orders:
         self._context.report(report)
 
     def _spawn(self, region: Region, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._guard(region, work), name=name)
-        region.task = task
+        region.task = self._keep(self._guard(region, work), name)
+
+    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _guard(self, region: Region, work: Coroutine[Any, Any, None]) -> None:
         """A task's failures become the region's: reported, never swallowed."""
@@ -229,7 +258,7 @@ class Orders:
         try:
             await work
         except OpenFailed as error:
-            self._failed(region, me, error.kind, str(error))
+            self._failed(region, me, error.kind, str(error), error.stay)
         except Damaged as error:
             self._failed(region, me, "damaged", str(error))
         except LaneError as error:
@@ -248,10 +277,12 @@ class Orders:
         if region.task is None:
             self.look_again(region)
 
-    def _failed(self, region: Region, task: "asyncio.Task[None] | None", kind: str, message: str) -> None:
+    def _failed(
+        self, region: Region, task: "asyncio.Task[None] | None", kind: str, message: str, stay: StayKey | None = None
+    ) -> None:
         if region.task is task:
             region.task = None
-            self.fail(region, kind, message)
+            self.fail(region, kind, message, stay)
 
     # ---------------------------------------------------------------- letting go
 
@@ -271,15 +302,21 @@ class Orders:
             self._known.pop(next(iter(self._known)))
         self._known[region_id] = max(epoch, self._known.get(region_id, 0))
 
-    def _report_failed(self, region: Region, kind: str, message: str, *, read_only: bool) -> None:
+    @staticmethod
+    def _failed_report(region: Region, kind: str, message: str, stay: StayKey | None = None) -> nodes_pb2.RegionReport:
         report = region.make_report()
-        report.failed.kind, report.failed.message, report.failed.read_only = kind, message, read_only
-        self._context.report(report)
+        if region.state is State.PREPARING and region.working_on is not None:
+            report.epoch = region.working_on.epoch  # its owner's: this node has none
+        report.failed.kind, report.failed.message = kind, message
+        if stay is not None:
+            report.failed.lane.CopyFrom(tell_lane(stay[0]))
+            report.failed.stay_epoch = stay[1]
+        return report
 
     def lane_sealed(self, lane: OwnLane) -> None:
-        """Another sealed a lane of ours: metasrv has ended it, and its regions have other owners."""
+        """A lane of ours takes no append any more: another sealed it, or it is damaged. Its regions go elsewhere."""
         for region in [r for r in self._regions.values() if r.lane is lane]:
-            self.fail(region, "lane_over", f"lane {lane.lane} was sealed: the region has, or will have, another owner")
+            self.fail(region, "lane_over", f"lane {lane.lane} is over: the region has, or will have, another owner")
 
     async def close(self) -> None:
         """Close every region at once and wait for what was cancelled."""

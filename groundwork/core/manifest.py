@@ -88,10 +88,11 @@ class NeedSeal(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """This claim may not go on. `kind` is that of RegionReport.Failed; `reason` is for people."""
+    """This claim may not go on. `kind` is that of RegionReport.Failed; `reason` is for people; `stay` is in its way."""
 
     kind: str
     reason: str
+    stay: StayKey | None = None
 
 
 class Claim(NamedTuple):
@@ -241,6 +242,7 @@ def _close(stay: Stay, c: Claim) -> Stay | NeedSeal | Stop:
             "lane_not_over",
             f"the stay in lane {stay.lane} since epoch {stay.epoch} is open, without a committed hand-over position,"
             " and the lane is not committed as over",
+            stay.key,
         )
     return NeedSeal(stay.lane)
 

@@ -34,13 +34,21 @@ def _one(node_id: str, incarnation: int, report: nodes_pb2.RegionReport) -> comm
     if which == "covered":
         return _covered(node_id, incarnation, region_id, report.covered)
     if which == "failed":
-        f = report.failed
-        return commands.RegionFailed(
-            node_id, incarnation, region_id, epoch, f.kind[:NAME_MAX], f.message[:TEXT_MAX], f.read_only
-        )
+        return _failed(node_id, incarnation, region_id, epoch, report.failed)
     if which == "closed":
         return commands.Closed(node_id, incarnation, region_id, epoch)
     raise BadInput("regions", f"the report of region {region_id:#x} says nothing that this version knows")
+
+
+def _failed(
+    node_id: str, incarnation: int, region_id: int, epoch: int, f: nodes_pb2.RegionReport.Failed
+) -> commands.RegionFailed:
+    lane = lane_from_wire(f.lane) if f.HasField("lane") else None
+    position = f.position if f.HasField("position") else None
+    return commands.RegionFailed(
+        node_id, incarnation, region_id, epoch, f.kind[:NAME_MAX], f.message[:TEXT_MAX], f.read_only, lane,
+        f.stay_epoch, position,
+    )  # fmt: skip
 
 
 def _covered(node_id: str, incarnation: int, region_id: int, c: nodes_pb2.RegionReport.Covered) -> commands.Covered:

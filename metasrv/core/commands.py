@@ -293,9 +293,10 @@ class Covered(Struct, frozen=True, tag=True):
 
 
 class RegionFailed(Struct, frozen=True, tag=True):
-    """The owner could not open, or had to close, the region. `closed` is its last committed position there, if known.
+    """The owner could not open, or had to close, the region. `closed_position` is where its stay there ended, if known.
 
-    `lane` is the lane that a claim would have had to seal and may not (kind lane_not_over), with its stay's epoch.
+    `lane` is the lane that a claim would have had to seal and may not (kind lane_not_over), with its stay's epoch; with
+    `closed_position` it is the owner's own.
     """
 
     node_id: Name

@@ -147,7 +147,7 @@ class Procedures:
                 if ended:
                     self._lane_ended_ms = now_ms
                     return [ended]
-            if age_ms >= min(RETRY_MS_MAX, RETRY_MS * 2 ** (failure.times - 1)):
+            if age_ms >= _wait_ms(region, failure):
                 again.append(region_id)
         if not again:
             return []
@@ -191,9 +191,22 @@ class Procedures:
         return [Decision("trim", said, Trim(points=tuple(sorted(points, key=lambda p: p.lane)), wall_ms=wall_ms))]
 
 
+def _left_its_lane(region: Region) -> bool:
+    """Its owner said where its stay ended: the next claim needs no seal."""
+    return any((e.lane, e.stay_epoch) == (region.lane, region.stay_epoch) for e in region.ends)
+
+
+def _wait_ms(region: Region, failure: Failure) -> float:
+    if failure.times == 1 and _left_its_lane(region):
+        return 0.0
+    return min(RETRY_MS_MAX, RETRY_MS * 2.0 ** (failure.times - 1))
+
+
 def _needs_lane_end(region: Region, failure: Failure) -> bool:
-    known = any((e.lane, e.stay_epoch) == (region.lane, region.stay_epoch) for e in region.ends)
-    return failure.kind in ("lane_not_over", "fenced") and failure.times >= TIMES_BEFORE_LANE_ENDS and not known
+    if failure.kind == "lane_over":
+        return True  # its own writer is out of it: no claim can begin a stay there
+    stuck = failure.kind in ("lane_not_over", "fenced") and failure.times >= TIMES_BEFORE_LANE_ENDS
+    return stuck and not _left_its_lane(region)
 
 
 class ProcedureView(Struct, frozen=True):

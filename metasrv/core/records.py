@@ -150,7 +150,7 @@ class Failure(Struct, frozen=True, array_like=True):
     """What the owner of a region last reported as gone wrong. Forgotten when the region serves again."""
 
     epoch: Token
-    kind: str  # fenced, lane_not_over, newer_epoch, trimmed, damaged, store_unavailable
+    kind: str  # fenced, lane_over, lane_not_over, newer_epoch, trimmed, damaged, store_unavailable
     message: str
     read_only: bool
     wall_ms: int

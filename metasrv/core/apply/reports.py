@@ -154,6 +154,9 @@ def _covered(tx: Transaction, batch: _Batch, item: Covered) -> str:
 def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
     migration = tx.state.migrations.get(item.region_id)
     if migration and (migration.target.node_id, migration.target.incarnation) == (item.node_id, item.incarnation):
+        epoch = tx.state.regions[item.region_id].epoch
+        if item.epoch != epoch:
+            return f"it failed under epoch {item.epoch}; region {item.region_id} is at {epoch}"
         source = migration.source.node_id
         tx.end_migration(item.region_id)
         said = f"the move of region {item.region_id} was cancelled: {item.node_id} could not take it ({item.kind})"
@@ -169,8 +172,9 @@ def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
         if item.region_id in state.migrations:
             tx.end_migration(item.region_id, resume=False)
         stays, ends = region.stays, region.ends
-        if item.closed_position is not None:
-            ends = (*ends, StayEnd(region.lane, region.stay_epoch, item.closed_position))
+        closed = _closed_at(region, item)
+        if closed and closed not in ends:
+            ends = (*ends, closed)
         if (
             item.lane
             and state.is_over(item.lane)
@@ -189,6 +193,15 @@ def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
         said = f"region {item.region_id} {how} on {item.node_id}: {item.kind}, {message or 'no message'}"
         tx.event("region_failed", said, (item.node_id,), (item.region_id,), token=item.epoch, failure=item.kind)
     return ""
+
+
+def _closed_at(region: Region, item: RegionFailed) -> StayEnd | None:
+    """Where its owner left its stay, if it says so of the very stay that it has."""
+    if item.closed_position is None or (item.lane or region.lane) != region.lane:
+        return None
+    if item.lane and item.stay_epoch != region.stay_epoch:
+        return None
+    return StayEnd(region.lane, region.stay_epoch, item.closed_position)
 
 
 def _closed(tx: Transaction, batch: _Batch, item: Closed) -> str:

@@ -450,23 +450,39 @@ class RegionReport(_message.Message):
         KIND_FIELD_NUMBER: _builtins.int
         MESSAGE_FIELD_NUMBER: _builtins.int
         READ_ONLY_FIELD_NUMBER: _builtins.int
+        LANE_FIELD_NUMBER: _builtins.int
+        STAY_EPOCH_FIELD_NUMBER: _builtins.int
+        POSITION_FIELD_NUMBER: _builtins.int
         kind: _builtins.str
-        """fenced, lane_not_over, newer_epoch, trimmed, damaged, store_unavailable"""
+        """fenced, lane_over, lane_not_over, newer_epoch, trimmed, damaged, store_unavailable"""
         message: _builtins.str
         read_only: _builtins.bool
         """it stays open for reads"""
+        stay_epoch: _builtins.int
+        """of the stay in that lane"""
+        position: _builtins.int
+        """where its own stay ended, when every append is settled: the next claim ends it there"""
+        @_builtins.property
+        def lane(self) -> _types_pb2.Lane:
+            """lane_not_over: the lane that the claim may not seal; with `position`: its own lane"""
+
         def __init__(
             self,
             *,
             kind: _builtins.str = ...,
             message: _builtins.str = ...,
             read_only: _builtins.bool = ...,
+            lane: _types_pb2.Lane | None = ...,
+            stay_epoch: _builtins.int = ...,
+            position: _builtins.int | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "lane", b"lane", "position", b"position"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "read_only", b"read_only"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "kind", b"kind", "lane", b"lane", "message", b"message", "position", b"position", "read_only", b"read_only", "stay_epoch", b"stay_epoch"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
+        _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__position) -> _WhichOneofReturnType__position | None: ...
 
     @_typing.final
     class Closed(_message.Message):

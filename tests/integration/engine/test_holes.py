@@ -107,7 +107,10 @@ def test_hole9_a_commit_under_a_freed_name_does_not_count() -> None:
             await b.engine._orders.flusher.clean(b.engine._regions[R])
         assert manifest_key(R, 2) not in bucket.objects, "the name that A's commit will take is free"
         [outcome] = await a.engine.flush([])
-        assert outcome.outcome == pb.NOT_OWNER and a.last("failed").failed.kind == "fenced"
+        assert outcome.outcome == pb.NOT_OWNER
+        await a.until(lambda: a.reports[-1].HasField("failed"))
+        failed = a.last("failed").failed
+        assert failed.kind == "fenced" and not failed.HasField("position"), "its lane is sealed: it cannot know"
         assert await b.rows(11) == [("h1", 1, 1.0), ("h1", 2, 5.0)]
         await b.put(11, [("h1", 2, 9.0)])
         await b.engine.flush([])

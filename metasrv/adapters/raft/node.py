@@ -67,7 +67,8 @@ class EmbeddedRaft:
 
     async def start(self) -> None:
         """Recover from disk and join. Raises Damaged or ForeignCluster with what to do, BadInput for a used folder."""
-        self._replica = Replica(self.config, self._machine, self._network.send, self._metrics, self._disk)
+        network = self._network
+        self._replica = Replica(self.config, self._machine, network.send, self._metrics, self._disk, network.backlog)
         self._network.start()
         self._tick()
 
@@ -148,7 +149,7 @@ class EmbeddedRaft:
                 while self._leadership.is_leader:
                     if not asked and replica.hand_over(to):
                         asked = True
-                    self._wake()
+                        self._wake()  # else the next turn comes by itself: asking for it here would turn without rest
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:

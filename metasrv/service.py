@@ -28,7 +28,7 @@ from metasrv.config import MetasrvConfig, replicated
 from metasrv.core import commands
 from metasrv.core.decisions import Decision
 from metasrv.core.events import Outcome
-from metasrv.core.leases import Beat, Heard, LeaseBook
+from metasrv.core.leases import Heard, LeaseBook
 from metasrv.core.machine import Machine
 from metasrv.core.ports import Consensus, Leadership, StateMachine
 from metasrv.core.procedures import Procedures
@@ -127,17 +127,10 @@ class Service:
 
     def _applied(self, revision: int, outcome: Outcome) -> None:
         if outcome.kind == "Register" and not outcome.refused and self.consensus.leadership().is_leader:
-            self._count_as_heard(outcome)
+            for node_id in outcome.nodes:
+                self.book.registered(node_id, outcome.value, self.clock.now_ms())
         if outcome.kind in _POKES:
             self._poke.set()
-
-    def _count_as_heard(self, outcome: Outcome) -> None:
-        """Who registers is alive. Its silence must not count from this leader's election, long before it was known."""
-        now_ms = self.clock.now_ms()
-        known = {heard.node_id for heard in self.book.memory(now_ms)}
-        for node_id in outcome.nodes:
-            if node_id not in known:
-                self.book.heard(Beat(node_id, outcome.value), now_ms)
 
     def _leadership_changed(self, leadership: Leadership) -> None:
         self.book.led_by(leadership.leader_id)

@@ -114,6 +114,13 @@ class LeaseBook:
         if memory and now_ms - age_ms >= memory.beat_at_ms:
             memory.beat, memory.beat_at_ms = beat, now_ms - age_ms
 
+    def registered(self, node_id: str, incarnation: int, now_ms: float) -> None:
+        """This incarnation was registered through this leader: it is alive, and has proved nothing else yet.
+
+        Its silence counts from here, not from the leader's election, long before it was known.
+        """
+        self._note(node_id, incarnation, now_ms, now_ms)
+
     def _note(self, node_id: str, incarnation: int, now_ms: float, at_ms: float) -> _Memory | None:
         memory = self._nodes.get(node_id)
         if memory is None or memory.incarnation < incarnation:

@@ -57,6 +57,19 @@ def test_silence_of_a_new_leader() -> None:
     assert book.silence_ms("dn-2", 8, 5_500.0) == 500.0, "never heard: from the election"
 
 
+def test_a_registration_counts_as_hearing() -> None:
+    """Who registers after a long reign is not silent since the election."""
+    book = LeaseBook("m1")
+    book.elected(0.0)
+    book.registered("dn-1", 7, 60_000.0)
+    assert book.silence_ms("dn-1", 7, 60_500.0) == 500.0 and book.was_heard("dn-1", 7, 60_500.0)
+    book.heard(Beat("dn-1", 7, store_probe_age_ms=99_000), 61_000.0)
+    book.registered("dn-1", 8, 62_000.0)
+    assert book.silence_ms("dn-1", 8, 62_100.0) == 100.0
+    book.registered("dn-1", 7, 70_000.0)
+    assert book.silence_ms("dn-1", 8, 70_000.0) == 8_000.0, "an older incarnation says nothing of the newer"
+
+
 def test_a_leader_that_slept_gives_credit_once() -> None:
     """T3: silence before the sleep still counts; the sleep itself does not."""
     book = LeaseBook("m1")

@@ -58,6 +58,7 @@ class Agent:
         )  # fmt: skip
         if not outcome.refused:
             self.incarnation = outcome.value
+            self.world.book.registered(self.node_id, outcome.value, now)
             self.began.clear()
             self.done.clear()
             self.next_beat_ms = now

@@ -285,7 +285,8 @@ class Agent:
             if not moving & {region.region_id for region in self._engine.regions()}:
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), DRAIN_LOOK_MS / 1000)
+                async with asyncio.timeout(DRAIN_LOOK_MS / 1000):
+                    await self._hurry.wait()
         log.info("drained", regions_left=len(self._engine.regions()))
 
 

@@ -57,7 +57,7 @@ class Faces:
         self._beats = Beats(config.cluster_id, clock, consensus, judge, self.relay, metrics)
         self._replicas = Replicas(clock, judge, book, metrics)
         self._nodes = Nodes(machine, proposer, forwarder, book, feeds, metrics)
-        self._routes = Routes(machine, feeds, metrics)
+        self._routes = Routes(machine, feeds, metrics, forwarder)
         self._catalog = Catalog(machine, proposer, forwarder, book)
         status = StatusFace(
             cluster_id=config.cluster_id,

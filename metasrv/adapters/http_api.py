@@ -88,14 +88,16 @@ class HttpFace:
             raise BadInput(unknown[0], "unknown parameter; known: table, tag.NAME, epoch")
         if not query.get("table"):
             raise BadInput("table", "name the table: /v1/routes?table=NAME")
-        reply = self._routes.get(routes_pb2.RoutesRequest(table=query["table"], tags=tags))
+        reply = await self._routes.find(
+            routes_pb2.RoutesRequest(sender=self._sender(), table=query["table"], tags=tags), None
+        )
         routes = [_route(r) for r in reply.routes]
         stale = _stale(query.get("epoch"), routes)
         return stale or _json(docs.RoutesDoc(reply.revision, _table(reply.table), routes))
 
     async def _region_route(self, request: Request) -> Response:
         region_id = _number("region_id", request.path_params["region_id"])
-        reply = self._routes.get(routes_pb2.RoutesRequest(region_ids=[region_id]))
+        reply = await self._routes.find(routes_pb2.RoutesRequest(region_ids=[region_id]), None)
         if not reply.routes:
             raise Refused("not_found", f"there is no region {region_id:#x}")
         route = _route(reply.routes[0])

@@ -1,10 +1,11 @@
-"""The Routes service: from the applied state of any replica."""
+"""The Routes service: from the applied state of any replica. Only "there is no such table" is for the leader to say."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
 from groundwork.core.errors import BadInput, Refused, Unknown
 from metasrv.adapters.feeds import Feed
+from metasrv.adapters.forward import Forwarder
 from metasrv.adapters.metrics import Metrics
 from metasrv.adapters.state_feeds import Key, StateFeeds
 from metasrv.adapters.to_wire import route_to_wire, tables_to_wire
@@ -12,7 +13,7 @@ from metasrv.core.machine import Machine
 from metasrv.core.records import Table
 from metasrv.core.routes import live_tables, route_of_key, routes_of, table_routes
 from protos.metasrv.v1 import routes_pb2
-from protos.metasrv.v1.routes_pb2_grpc import RoutesServicer
+from protos.metasrv.v1.routes_pb2_grpc import RoutesServicer, RoutesStub
 
 QUIET_MS = 1_000  # an empty event at least so often, so that a watcher can tell a dead stream from a quiet one
 ROUTES_IN_EVENT_MAX = 2_000  # some 10 ms of work
@@ -23,18 +24,27 @@ BEHIND_MS = 1_000
 class Routes(RoutesServicer):
     """See the module docstring."""
 
-    def __init__(self, machine: Machine, feeds: StateFeeds, metrics: Metrics) -> None:
+    def __init__(self, machine: Machine, feeds: StateFeeds, metrics: Metrics, forwarder: Forwarder) -> None:
         self._machine = machine
+        self._forwarder = forwarder
         self._feeds = feeds
         self._metrics = metrics
 
     async def Get(self, request: routes_pb2.RoutesRequest, context: Any) -> routes_pb2.RoutesReply:
         """By table, by key, or by region."""
-        return self.get(request)
+        return await self.find(request, context)
 
-    def get(self, request: routes_pb2.RoutesRequest) -> routes_pb2.RoutesReply:
-        """As Get. Raises BadInput; Refused("not_found") for a table that is not."""
+    async def find(self, request: routes_pb2.RoutesRequest, context: Any) -> routes_pb2.RoutesReply:
+        """As Get. Raises BadInput; Refused("not_found") for a table that is not.
+
+        A table that a follower does not know may have been made through another replica a moment ago: the leader says.
+        """
         self._require_state()
+        if request.table and self._machine.state.table_named(request.table) is None:
+            return await self._forwarder.run(request, context, self._get, lambda c: RoutesStub(c).Get)
+        return await self._get(request)
+
+    async def _get(self, request: routes_pb2.RoutesRequest) -> routes_pb2.RoutesReply:
         state = self._machine.state
         if len(request.region_ids) > REGIONS_ASKED_MAX:
             raise BadInput("region_ids", f"{len(request.region_ids)} regions; at most {REGIONS_ASKED_MAX} at once")

@@ -47,7 +47,8 @@ class RouteWaits:
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look(), name="route-waits")
         try:
-            return await asyncio.wait_for(wait.found, within_ms / 1000)
+            async with asyncio.timeout(within_ms / 1000):
+                return await wait.found
         except TimeoutError:
             return None
         finally:

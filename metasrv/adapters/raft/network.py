@@ -142,7 +142,8 @@ class Network(pb_grpc.RaftServicer):
         watcher: asyncio.Task[None] | None = None
         try:
             await call.write(self._frame(peer, [_HELLO]))
-            reply = await asyncio.wait_for(call.read(), _HELLO_S)
+            async with asyncio.timeout(_HELLO_S):
+                reply = await call.read()
             if not isinstance(reply, pb.Frame):
                 raise BadInput("peer", f"{(await call.code()).name}: {await call.details()}")
             codec.check_frame(reply, self._config.cluster_id, peer, self._config.node_id)

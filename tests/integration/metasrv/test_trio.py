@@ -3,9 +3,15 @@
 import asyncio
 from pathlib import Path
 
+import grpc
+import grpc.aio
+import httpx
+import pytest
+
 from groundwork.adapters.admin_client import AdminClient
+from groundwork.adapters.rpc import aio_channel
 from groundwork.core.route_cache import Phase
-from protos.metasrv.v1 import heartbeat_pb2
+from protos.metasrv.v1 import heartbeat_pb2, routes_pb2, routes_pb2_grpc
 from tests.integration.metasrv.world import CPU, beating, datanode, eventually, leader_of, trio
 
 
@@ -42,6 +48,34 @@ def test_a_follower_relays_and_forwards(tmp_path: Path) -> None:
 
                 await eventually(serving)
                 orders.cancel()
+
+    asyncio.run(story())
+
+
+def test_a_table_made_through_another_replica_is_known_to_all(tmp_path: Path) -> None:
+    """Whoever made a table through one replica finds it at once through any other, however far behind that one is."""
+
+    async def story() -> None:
+        async with trio(tmp_path) as (services, routes):
+            leader = await leader_of(services)
+            followers = [s.config for s in services if s is not leader]
+            channels = [aio_channel(c.listen, None) for c in followers]
+            others = [routes_pb2_grpc.RoutesStub(channel) for channel in channels]
+            async with datanode(leader.config.listen, "dn-1"), httpx.AsyncClient() as client:
+                for n in range(20):
+                    table = await routes.create_table(f"cpu-{n}", CPU)
+                    request = routes_pb2.RoutesRequest(sender=routes.calls.sender, table=table.name)
+                    replies = await asyncio.gather(*(stub.Get(request, timeout=5) for stub in others))
+                    assert {r.table.table_id for r in replies} == {table.table_id}
+                    found = await client.get(
+                        f"http://{followers[0].http_listen}/v1/routes", params={"table": table.name}
+                    )
+                    assert found.status_code == 200, found.text
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await others[0].Get(routes_pb2.RoutesRequest(sender=routes.calls.sender, table="no"), timeout=5)
+                assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+            for channel in channels:
+                await channel.close()
 
     asyncio.run(story())
 

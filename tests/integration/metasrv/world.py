@@ -169,7 +169,8 @@ class Datanode:
                 lanes=[heartbeat_pb2.LaneHealth(index=i, open=True) for i in range(2)],
             )
         )
-        reply: heartbeat_pb2.BeatReply = await asyncio.wait_for(self._beats.read(), 5)
+        async with asyncio.timeout(5):
+            reply: heartbeat_pb2.BeatReply = await self._beats.read()
         return reply
 
     def orders(self) -> Any:

@@ -6,8 +6,10 @@ from metasrv.core import commands
 from protos.metasrv.v1 import nodes_pb2
 
 REPORTS_MAX = 2_000  # in one command
-TEXT_MAX = 2_000
-NAME_MAX = 255
+TEXT_BYTES_MAX = (
+    500  # so that the longest reports fit in one command: one that is too large is refused with all of them
+)
+NAME_MAX = 64
 
 
 def reports_from_wire(request: nodes_pb2.ReportRequest) -> list[commands.Report]:
@@ -46,7 +48,7 @@ def _failed(
     lane = lane_from_wire(f.lane) if f.HasField("lane") else None
     position = f.position if f.HasField("position") else None
     return commands.RegionFailed(
-        node_id, incarnation, region_id, epoch, f.kind[:NAME_MAX], f.message[:TEXT_MAX], f.read_only, lane,
+        node_id, incarnation, region_id, epoch, _short(f.kind, NAME_MAX), _short(f.message, TEXT_BYTES_MAX), f.read_only, lane,
         f.stay_epoch, position,
     )  # fmt: skip
 
@@ -54,3 +56,7 @@ def _failed(
 def _covered(node_id: str, incarnation: int, region_id: int, c: nodes_pb2.RegionReport.Covered) -> commands.Covered:
     stays = tuple(commands.CoveredStay(lane_from_wire(s.lane), s.stay_epoch, s.covered, s.done) for s in c.stays)
     return commands.Covered(node_id, incarnation, region_id, c.manifest_epoch, c.manifest_version, stays, c.sst_bytes)
+
+
+def _short(text: str, bytes_max: int) -> str:
+    return text.encode()[:bytes_max].decode(errors="ignore")

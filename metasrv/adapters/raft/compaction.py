@@ -14,6 +14,7 @@ from metasrv.core.ports import StateMachine
 
 log = structlog.get_logger()
 _RETRY_S = 10.0
+_BYTES_AGAIN_S = 1.0
 _TRANSFER_PATIENCE = 4  # the journal may grow to so many times its limit while a follower receives a snapshot
 
 
@@ -34,7 +35,7 @@ class Compaction:
         self._core, self._journal, self._machine = core, journal, machine
         self._path, self._disk = path, disk
         self._writer: SnapshotWriter | None = None
-        self._not_before_s = 0.0
+        self._not_before_s = self._cut_not_before_s = 0.0
         self._cut_wanted = False
         self.snapshot = snapshot
 
@@ -53,12 +54,12 @@ class Compaction:
                 self._begin()
             elif self._writer is not None and self._writer.step(self._limits.snapshot_turn_ms / 1000):
                 self._done(self._writer)
-            if self._cut_wanted and now_s() >= self._not_before_s:
+            if self._cut_wanted and now_s() >= self._cut_not_before_s:
                 self._cut(in_transfer)
         except DiskFull as error:
             log.warning("snapshot_failed", reason=str(error), retry_s=_RETRY_S)
             self.abort()
-            self._not_before_s = now_s() + _RETRY_S
+            self._not_before_s = self._cut_not_before_s = now_s() + _RETRY_S
 
     def installed(self, info: SnapshotInfo) -> None:
         """A leader's snapshot took the place of ours, and of the one being written."""
@@ -74,13 +75,12 @@ class Compaction:
     def _due(self) -> bool:
         journal, limits = self._journal, self._limits
         applied = self._core.raftLastApplied
-        covered = self.snapshot.index if self.snapshot else 1
-        return (
-            (len(journal) > limits.journal_entries_max or journal.payload_bytes > limits.journal_bytes_max)
-            and applied > max(covered, journal.first_index)
-            and applied - covered > limits.journal_entries_max // 4
-            and now_s() >= self._not_before_s
-        )
+        since = applied - (self.snapshot.index if self.snapshot else 1)
+        if since <= 0 or applied <= journal.first_index or now_s() < self._not_before_s:
+            return False
+        if journal.payload_bytes > limits.journal_bytes_max:
+            return True
+        return len(journal) > limits.journal_entries_max and since > limits.journal_entries_max // 4
 
     def _begin(self) -> None:
         index = self._core.raftLastApplied
@@ -91,14 +91,26 @@ class Compaction:
         self._writer = None
         self.snapshot = SnapshotInfo(writer.index, writer.term, self._path.stat().st_size)
         self._cut_wanted = True
+        if self._journal.payload_bytes > self._limits.journal_bytes_max:
+            self._not_before_s = now_s() + _BYTES_AGAIN_S  # while a follower keeps the journal from being cut
         log.info("snapshot_taken", index=writer.index, size_bytes=self.snapshot.size_bytes)
 
     def _cut(self, in_transfer: int | None) -> None:
         if self.snapshot is None:
             return
-        below = self.snapshot.index - self._limits.journal_tail_entries
+        wanted = self._tail_start(self.snapshot.index)
+        below = wanted
         if in_transfer is not None and len(self._journal) < _TRANSFER_PATIENCE * self._limits.journal_entries_max:
-            below = min(below, in_transfer)
+            below = min(wanted, in_transfer)
         if below > self._journal.first_index:
             self._journal.cut_front(below)
-        self._cut_wanted = below < self.snapshot.index - self._limits.journal_tail_entries
+        self._cut_wanted = below < wanted
+
+    def _tail_start(self, index: int) -> int:
+        """Where to cut: a tail below the snapshot stays, bounded in entries and in bytes."""
+        lowest = max(index - self._limits.journal_tail_entries, self._journal.first_index)
+        room = self._limits.journal_bytes_max // 4
+        while index > lowest and room > 0:
+            room -= self._journal.payload_size(index)
+            index -= 1
+        return index

@@ -28,6 +28,8 @@ class RaftLimits(msgspec.Struct, frozen=True):
     """How long one turn may write at a snapshot."""
     chunk_bytes: int = 256 << 10
     chunks_in_flight_max: int = 4
+    peer_window_bytes: int = 8 << 20
+    """What may wait for one peer before it is sent no further entries for the moment."""
     peer_queue_bytes_max: int = 32 << 20
     """What may wait for one peer before its stream is cut and everything in it dropped."""
 

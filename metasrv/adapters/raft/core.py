@@ -160,9 +160,9 @@ class Core(SyncObj):  # type: ignore[misc]
         """Send what each peer has not been sent, or a heartbeat, now."""
         self._SyncObj__sendAppendEntries()
 
-    def reply_reset(self, peer: str, holds: bool = False) -> None:
-        """Tell the leader to go on behind the end of this log; with `holds`, that all of it is the leader's."""
-        self._SyncObj__sendNextNodeIdx(Peer(peer), reset=True, success=holds)
+    def reply_reset(self, peer: str, next_index: int, holds: bool = False) -> None:
+        """Tell the leader to go on at `next_index`; with `holds`, that everything below it is the leader's."""
+        self._SyncObj__sendNextNodeIdx(Peer(peer), reset=True, nextNodeIdx=next_index, success=holds)
 
     def step_down(self) -> None:
         """Stop leading without a new term."""

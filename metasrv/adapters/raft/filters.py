@@ -30,6 +30,9 @@ class Filters(Transport):  # type: ignore[misc]
         self.out: list[tuple[str, pb.Message]] = []
         self.linked: set[str] = set()
         self.away: set[str] = set()
+        self.backlog: Callable[[str], int] = lambda peer: 0
+        self._throttled: set[str] = set()
+        self._turn_bytes: dict[str, int] = {}
         self.after_next_index: Callable[[str], None] = lambda peer: None
         self.rejoin_point: tuple[int, int] | None = None
         self.sequence = 0
@@ -49,6 +52,7 @@ class Filters(Transport):  # type: ignore[misc]
         """It broke: whatever was not sent is dropped with it."""
         self.linked.discard(peer)
         self.away.discard(peer)
+        self._throttled.discard(peer)
         self.out = [(to, message) for to, message in self.out if to != peer]
         self._onNodeDisconnected(Peer(peer))
 
@@ -60,8 +64,26 @@ class Filters(Transport):  # type: ignore[misc]
     def show(self, peer: str) -> None:
         """The core may send entries to `peer` (again)."""
         self.away.discard(peer)
-        if peer in self.linked:
+        if peer in self.linked and peer not in self._throttled:
             self._onNodeConnected(Peer(peer))
+
+    def begin_turn(self) -> bool:
+        """Let the core send again to peers that have taken what they were sent; whether there were any."""
+        self._turn_bytes.clear()
+        window = self._config.limits.peer_window_bytes
+        ready = [peer for peer in sorted(self._throttled) if self.backlog(peer) <= window // 2]
+        for peer in ready:
+            self._throttled.discard(peer)
+            if peer not in self.away:
+                self.show(peer)
+        return bool(ready)
+
+    def _throttle(self, peer: str, size_bytes: int) -> None:
+        # The core would send a whole journal at once. It stops at a peer that is not connected (any more).
+        self._turn_bytes[peer] = self._turn_bytes.get(peer, 0) + size_bytes
+        if self._turn_bytes[peer] + self.backlog(peer) > self._config.limits.peer_window_bytes:
+            self._throttled.add(peer)
+            self._onNodeDisconnected(Peer(peer))
 
     # ---------------------------------------------------------------- out
 
@@ -76,7 +98,10 @@ class Filters(Transport):  # type: ignore[misc]
             message = self._outgoing_next_index(message)
         elif kind in ("request_vote", "response_vote"):
             self._voted()
-        self.out.append((node.id, codec.encode(message)))
+        encoded = codec.encode(message)
+        self.out.append((node.id, encoded))
+        if kind == "append_entries":
+            self._throttle(node.id, encoded.ByteSize())
         return True
 
     def post(self, peer: str, message: pb.Message) -> None:

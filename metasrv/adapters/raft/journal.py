@@ -272,6 +272,10 @@ class Journal(LibraryJournal):  # type: ignore[misc]
         position = index - self.first_index
         return self._entries[position].term if 0 <= position < len(self._entries) else None
 
+    def payload_size(self, index: int) -> int:
+        """The bytes of an entry that the log holds."""
+        return len(self._entries[index - self.first_index].payload)
+
     def first_of_term(self, index: int) -> int:
         """The first index, above the commit index, of the run of entries that have the term of `index`."""
         term = self.term_of(index)

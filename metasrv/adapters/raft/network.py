@@ -33,7 +33,7 @@ class _Outlet:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._queue: deque[tuple[pb.Message, int]] = deque()
-        self._queued_bytes = 0
+        self.queued_bytes = 0
         self._ready = asyncio.Event()
         self._broken = False
         self.open = False
@@ -43,9 +43,9 @@ class _Outlet:
         for message in messages:
             size = message.ByteSize()
             self._queue.append((message, size))
-            self._queued_bytes += size
+            self.queued_bytes += size
         self._ready.set()
-        return self._queued_bytes <= self._bytes_max
+        return self.queued_bytes <= self._bytes_max
 
     async def take(self) -> list[pb.Message]:
         """Wait for something, and return up to a frame's worth. Raises TimeoutError once the stream has broken."""
@@ -58,7 +58,7 @@ class _Outlet:
             message, bytes_ = self._queue.popleft()
             taken.append(message)
             size += bytes_
-        self._queued_bytes -= size
+        self.queued_bytes -= size
         if not self._queue:
             self._ready.clear()
         return taken
@@ -66,7 +66,7 @@ class _Outlet:
     def clear(self) -> None:
         """Drop everything; a new stream may begin."""
         self._queue.clear()
-        self._queued_bytes = 0
+        self.queued_bytes = 0
         self._ready.clear()
         self._broken = False
 
@@ -115,6 +115,10 @@ class Network(pb_grpc.RaftServicer):
         call = self._calls.get(peer)
         if call is not None:
             call.cancel()
+
+    def backlog(self, peer: str) -> int:
+        """The bytes that wait for a peer."""
+        return self._outlets[peer].queued_bytes
 
     async def _dial(self, peer: str) -> None:
         address = self._config.peers[peer]

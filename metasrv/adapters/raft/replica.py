@@ -44,7 +44,13 @@ class Replica:
     """Drives one Core. `send(peer, messages)` must keep order and may drop; it is called from within a turn only."""
 
     def __init__(
-        self, config: RaftConfig, machine: StateMachine, send: Send, metrics: RaftMetrics, disk: Disk | None = None
+        self,
+        config: RaftConfig,
+        machine: StateMachine,
+        send: Send,
+        metrics: RaftMetrics,
+        disk: Disk | None = None,
+        backlog: Callable[[str], int] = lambda peer: 0,
     ) -> None:
         self.config = config.check()
         self._machine, self._send, self._metrics = machine, send, metrics
@@ -58,6 +64,7 @@ class Replica:
         self._filters = Filters(config, self.journal, self._ballot)
         self.core = Core(config, self.journal, self._filters, self._apply, snapshot.index if snapshot else 1)
         self._filters.core = self.core
+        self._filters.backlog = backlog
         self._filters.after_next_index = self._after_next_index
         self.core.before_append = self._divert
         path = self._storage.snapshot_path
@@ -73,7 +80,7 @@ class Replica:
         self._inbox: deque[tuple[str, pb.Message]] = deque()
         self._pending: deque[tuple[bytes, Answer]] = deque()
         self._waiting: dict[int, _Waiting] = {}
-        self._sent_index = 0
+        self._sent = (0, 0)
         self._full_until_s: float | None = None
         self._seen = (0, False)
         self.paused = False
@@ -153,6 +160,7 @@ class Replica:
                 self._handle(peer, message)
             except BadInput as error:
                 log.warning("raft_message_refused", peer=peer, reason=str(error))
+        more = self._filters.begin_turn()
         question = self._ballot.before_tick(self.core)
         if question is not None:
             for peer in self.config.others:
@@ -162,8 +170,9 @@ class Replica:
         if self.core.term > before:
             self._metrics.elections.inc()
         self._accept()
-        if self.core.leads and self.journal.last_index != self._sent_index:
-            self._sent_index = self.journal.last_index
+        known = (self.journal.last_index, self.core.raftCommitIndex)
+        if self.core.leads and (more or known != self._sent):
+            self._sent = known  # a follower serves reads, too: it hears of a commit at once, not with a heartbeat
             self.core.send_entries()
         self._rounds()
         return self._release(early=True)
@@ -298,7 +307,9 @@ class Replica:
                 self._sender.begin(peer, info)
 
     def _after_next_index(self, peer: str) -> None:
-        if peer in self._filters.away and self.core.next_index(peer) > self.journal.first_index:
+        # Where the journal was cut beyond the snapshot under way, the next send begins again with the newer one.
+        served = self.core.next_index(peer) > self.journal.first_index
+        if peer in self._filters.away and (served or self._sender.index_for(peer) < self.journal.first_index):
             self._sender.end(peer)
 
     def _install(self, info: SnapshotInfo) -> None:

@@ -68,6 +68,11 @@ class Sender:
         """The lowest snapshot under way: entries above it will be needed."""
         return min((transfer.info.index for transfer in self._outgoing.values()), default=None)
 
+    def index_for(self, peer: str) -> int:
+        """Where the snapshot ends that `peer` is being sent, or 0."""
+        transfer = self._outgoing.get(peer)
+        return transfer.info.index if transfer is not None else 0
+
     def acknowledged(self, peer: str, ack: pb.SnapshotAck) -> None:
         """The follower has so many bytes, or wants to start over."""
         transfer = self._outgoing.get(peer)
@@ -143,9 +148,10 @@ class Receiver:
         if not self._filters.from_leader(peer, chunk.term, chunk.sequence):
             return
         self._filters.heartbeat(peer, chunk.term)
-        if self._needless(chunk):
+        matching = self._matching(chunk)
+        if matching is not None:
             self.close()
-            self._core.reply_reset(peer)
+            self._core.reply_reset(peer, matching + 1)
             return
         incoming = _Incoming(peer, chunk.index, chunk.index_term, chunk.total_bytes)
         try:
@@ -178,9 +184,14 @@ class Receiver:
             self._part.unlink(missing_ok=True)
         self._incoming, self._descriptor, self._offset, self._synced = None, -1, 0, 0
 
-    def _needless(self, chunk: pb.SnapshotChunk) -> bool:
-        held = self._journal.term_of(chunk.index) == chunk.index_term
-        return held or chunk.index <= max(self._core.raftLastApplied, self._journal.commit_index)
+    def _matching(self, chunk: pb.SnapshotChunk) -> int | None:
+        """Up to where this log is known to be the leader's, where that makes the snapshot needless.
+
+        Not the end of the log: what lies behind may contradict the leader.
+        """
+        if chunk.index <= self._journal.commit_index:
+            return self._journal.commit_index
+        return chunk.index if self._journal.term_of(chunk.index) == chunk.index_term else None
 
     def _complete(self, peer: str) -> None:
         try:
@@ -194,4 +205,4 @@ class Receiver:
         self._disk.replace(self._part, self._path)
         self.close()
         self._install(info)
-        self._core.reply_reset(peer, holds=True)
+        self._core.reply_reset(peer, info.index + 1, holds=True)

@@ -63,6 +63,12 @@ def test_full_and_lost_disks(first: int, tmp_path: Path) -> None:
     assert sum(len(world.acked) for world in worlds) > 300
 
 
+@pytest.mark.parametrize("seed", [3110, 3144])
+def test_histories_that_once_failed(seed: int, tmp_path: Path) -> None:
+    """A follower in need of a snapshot while the leader cuts its journal beyond it: it must catch up all the same."""
+    assert run(seed, tmp_path, Hardened, Faults(), 6000).failures == []
+
+
 def test_the_same_seed_is_the_same_history(tmp_path: Path) -> None:
     """A failure is a seed: two runs of one differ in nothing."""
     first, again = (run(77, tmp_path / name, Hardened, HARSH, 2000) for name in _folders(tmp_path))

@@ -196,7 +196,23 @@ def test_e14_a_snapshot_older_than_the_log_is_not_installed(trio: Trio) -> None:
     replica.receive(B, [pb.Message(snapshot_chunk=chunk)])
     replica.turn()
     assert replica.journal.last_index == 11
-    assert [message.next_index.next_index for message in trio.wires[A, B]] == [12]
+    assert [message.next_index.next_index for message in trio.wires[A, B]] == [7], "where the logs are known to match"
+
+
+def test_a_tail_that_contradicts_is_replaced_from_where_the_snapshot_ends(trio: Trio) -> None:
+    """Found by the simulation: told to go on at the follower's end, a leader met the same conflict for ever."""
+    replica = trio.replicas[A]
+    replica.receive(B, [append(1, (1, 0), [(index, 1) for index in range(2, 12)], commit=1)])
+    replica.receive(C, [append(2, (10, 2), [(11, 2)], commit=8, sequence=1)])  # the conflict: far back, one run of 1
+    replica.turn()
+    chunk = pb.SnapshotChunk(term=2, index=8, index_term=1, data=b"whatever", total_bytes=8, sequence=2)
+    replica.receive(C, [pb.Message(snapshot_chunk=chunk)])
+    replica.turn()
+    replies = [message.next_index for message in trio.wires[A, C] if message.HasField("next_index")]
+    assert [reply.next_index for reply in replies] == [2, 9]
+    replica.receive(C, [append(2, (8, 1), [(9, 2), (10, 2)], commit=8, sequence=3)])
+    replica.turn()
+    assert [entry.term for entry in replica.journal[-3:]] == [1, 2, 2]
 
 
 def test_e11_a_command_never_poisons_the_log(trio: Trio) -> None:

@@ -164,3 +164,23 @@ def test_a_single_replica_leads_by_itself(tmp_path: Path) -> None:
     finally:
         alone.crash(A)
         library.use_clock()
+
+
+def test_t23_all_replicas_restart_at_once_200_times(trio: Trio) -> None:
+    """T23: power off for all three, 200 times; each time one leads again and everything acknowledged is there."""
+    acked: list[bytes] = []
+    for number in range(200):
+        for name in NAMES:
+            trio.crash(name)
+        for name in NAMES:
+            trio.boot(name)
+        for _ in range(20):
+            trio.pump(seconds=0.5)
+            leaders = [name for name in NAMES if trio.replicas[name].leadership().is_leader]
+            if leaders:
+                break
+        answers = trio.propose(leaders[0], b"%d" % number)
+        trio.pump(seconds=0.1)
+        assert isinstance(answers[0], Applied)
+        acked.append(b"%d" % number)
+        assert trio.machines[leaders[0]].commands == acked

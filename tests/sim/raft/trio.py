@@ -93,7 +93,7 @@ class Trio:
             for _ in range(3):
                 for sender in among:
                     for receiver in among:
-                        if sender != receiver:
+                        if sender != receiver and self.wires[sender, receiver]:
                             self.deliver(sender, receiver)
 
     def elect(self, name: str, *names: str) -> Replica:

@@ -143,6 +143,7 @@ class World:
             "apply_turn_max": self.chance.choice([3, 1000]),
             "in_flight_max": self.chance.choice([4, 4096]),
             "chunk_bytes": self.chance.choice([64, 700]),
+            "peer_window_bytes": self.chance.choice([200, 1 << 20]),
         }
         for name in NAMES:
             self.boot(name)
@@ -319,7 +320,7 @@ class World:
         elif kind == "heal":
             self.cut.clear()
         elif kind == "full":
-            self.disks[name].full = not self.disks[name].full
+            self.disks[name].full = not self.disks[name].full and self.chance.random() < 0.4
         elif kind == "wipe" and all(node is not None and node.settled() for node in self.nodes.values()):
             # One disk at a time: a second one is lost only after the first replica has caught up.
             self.wipe(name)

@@ -47,10 +47,10 @@ def _failed(
 ) -> commands.RegionFailed:
     lane = lane_from_wire(f.lane) if f.HasField("lane") else None
     position = f.position if f.HasField("position") else None
+    kind, message = _short(f.kind, NAME_MAX), _short(f.message, TEXT_BYTES_MAX)
     return commands.RegionFailed(
-        node_id, incarnation, region_id, epoch, _short(f.kind, NAME_MAX), _short(f.message, TEXT_BYTES_MAX), f.read_only, lane,
-        f.stay_epoch, position,
-    )  # fmt: skip
+        node_id, incarnation, region_id, epoch, kind, message, f.read_only, lane, f.stay_epoch, position
+    )
 
 
 def _covered(node_id: str, incarnation: int, region_id: int, c: nodes_pb2.RegionReport.Covered) -> commands.Covered:

@@ -119,14 +119,16 @@ class Appends:
         if not admitted:
             self.fail(StoreUnavailable(f"the writer of lane {self._lane} closed before its grant came"))
         timer = asyncio.get_running_loop().create_task(self._clock.sleep(self._append_ms))
-        while (self._queue or puts) and not self.failure and not timer.done():
-            if puts:
-                await asyncio.wait([timer, *puts], return_when=asyncio.FIRST_COMPLETED)
-            else:
-                await asyncio.sleep(0)  # a launch is scheduled for this turn
-        tasks = [timer, self._watch, *puts]
-        for task in tasks:
-            task.cancel()
+        try:
+            while (self._queue or puts) and not self.failure and not timer.done():
+                if puts:
+                    await asyncio.wait([timer, *puts], return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await asyncio.sleep(0)  # a launch is scheduled for this turn
+        finally:  # also when whoever closes it has no more time: a put that goes on for ever is nobody's
+            tasks = [timer, self._watch, *puts]
+            for task in tasks:
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.fail(StoreUnavailable(f"the writer of lane {self._lane} closed; the outcome is not known"))
 

@@ -294,3 +294,25 @@ def test_a_trim_never_deletes_marks_and_never_passes_the_end() -> None:
         assert await world.process().seal(LANE) == 6
 
     run_sim(main())
+
+
+def test_a_close_that_is_cancelled_leaves_no_put_behind() -> None:
+    """Whoever closes a writer and is cancelled himself still ends its tasks: no put is repeated for ever."""
+
+    async def main() -> None:
+        faults = Faults()
+        writer = await World().process(faults).open_writer(LANE, lambda _p, _e: None)
+        writer.admit()
+        faults.unreachable = True
+        waiting = asyncio.create_task(writer.append(b"x" * 8))
+        await asyncio.sleep(0.1)
+        closing = asyncio.create_task(writer.close())
+        await asyncio.sleep(0.1)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await asyncio.sleep(60)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_sim(main())

@@ -14,7 +14,8 @@ from groundwork.core.errors import BadInput
 from groundwork.core.ids import partition_of, region_id, table_of
 
 STATUS_STYLES = {
-    "up": "green", "suspect": "yellow", "unwell": "yellow", "draining": "blue", "drained": "blue", "lost": "red",
+    "up": "green", "opening": "yellow", "suspect": "yellow", "unwell": "yellow", "draining": "blue", "drained": "blue",
+    "lost": "red",
     "SERVING": "green", "OPENING": "yellow", "STOPPING": "blue", "LOST": "red", "done": "green", "running": "yellow",
 }  # fmt: skip
 

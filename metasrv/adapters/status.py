@@ -122,6 +122,8 @@ class StatusFace:
             return "draining" if self._machine.state.node_region_count(node.node_id) else "drained"
         if view is not None and not view.well:
             return "unwell"
+        if view is not None and view.opening:
+            return "opening"
         return "up"
 
     async def _with_peers(self, request: admin_pb2.StatusRequest) -> admin_pb2.StatusReply:

@@ -71,6 +71,7 @@ class NodeView(Struct, frozen=True):
     why_unwell: str = ""
     unflushed_bytes: int = 0
     hung_lanes: tuple[int, ...] = ()  # open, and their appends hang while others of the node work
+    opening: bool = False  # registered and heard, but not all of its lanes are open yet: it can acknowledge nothing
 
 
 Inventory = dict[str, NodeView]
@@ -256,12 +257,15 @@ class LeaseBook:
         since = memory.well_since_ms
         settled = since is not None and now_ms - since >= config.settle_ms
         lanes = [lane.index for lane in state.open_lanes(node_id)]
+        opened = {h.index for h in beat.lanes if h.open} if beat else set()
+        # Where no beat came here yet, regions in its lanes say that they are open.
+        opening = up and not opened.issuperset(lanes) and (beat is not None or not state.node_region_count(node_id))
         if beat and beat.lanes:
             good = {h.index for h in beat.lanes if h.open and h.append_age_ms < config.unwell_ms}
             lanes = [i for i in lanes if i in good]
         unflushed = beat.unflushed_bytes if beat else 0
         hung = _hung(beat, config) if beat and not why else ()
-        return NodeView(node_id, silent, memory.known, not why, settled, tuple(lanes), why, unflushed, hung)
+        return NodeView(node_id, silent, memory.known, not why, settled, tuple(lanes), why, unflushed, hung, opening)
 
 
 def _unwell(beat: Beat | None, config: Config) -> str:

@@ -92,7 +92,7 @@ class Node(_message.Message):
     address: _builtins.str
     locality: _builtins.str
     status: _builtins.str
-    """up, suspect, lost, draining, drained, unwell"""
+    """opening (its lanes are not open yet), up, suspect, lost, draining, drained, unwell"""
     silent_ms: _builtins.int
     """since any replica heard it, as the leader knows"""
     regions: _builtins.int

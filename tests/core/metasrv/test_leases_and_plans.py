@@ -2,7 +2,7 @@
 
 from groundwork.core.ids import Lane
 from metasrv.core import commands as c
-from metasrv.core.leases import Beat, Grant, Heard, LeaseBook, Refusal
+from metasrv.core.leases import Beat, Grant, Heard, LaneHealth, LeaseBook, Refusal
 from metasrv.core.linter import check_failover
 from metasrv.core.records import Config
 from metasrv.core.routes import changes
@@ -68,6 +68,29 @@ def test_a_registration_counts_as_hearing() -> None:
     assert book.silence_ms("dn-1", 8, 62_100.0) == 100.0
     book.registered("dn-1", 7, 70_000.0)
     assert book.silence_ms("dn-1", 8, 70_000.0) == 8_000.0, "an older incarnation says nothing of the newer"
+
+
+def test_a_node_is_opening_until_its_lanes_are() -> None:
+    """Registered is not ready: all lanes must be open, so that a grant lets them acknowledge."""
+    world = _world()
+    agent = world.agents["dn-1"]
+    state, book = world.machine.state, world.book
+
+    def opening() -> bool:
+        return book.inventory(state, world.now_ms)["dn-1"].opening
+
+    assert not opening()
+    world.elect("metasrv-2")
+    book = LeaseBook("metasrv-2")
+    book.elected(world.now_ms)
+    assert not opening(), "a leader that has no beat of it yet sees that it owns regions"
+    book = world.book
+    agent.register()
+    assert opening(), "no beat of this incarnation yet"
+    book.heard(Beat("dn-1", agent.incarnation, (LaneHealth(0, True, 0), LaneHealth(1, False, 0))), world.now_ms)
+    assert opening(), "one of two"
+    book.heard(agent.beat(), world.now_ms)
+    assert not opening()
 
 
 def test_a_leader_that_slept_gives_credit_once() -> None:

@@ -89,10 +89,16 @@ def test_documents_match_the_openapi(tmp_path: Path) -> None:
             assert set(cluster) == set(schemas["ClusterDoc"]["properties"])
             assert set(cluster["nodes"][0]) == set(schemas["NodeDoc"]["properties"])
             assert cluster["nodes"][0]["status"] == "up"
+            starting = Datanode(service.config.listen, "dn-2")
+            await starting.register()
+            assert (await http.get("/v1/cluster")).json()["nodes"][1]["status"] == "opening"
+            await starting.beat()
+            assert (await http.get("/v1/cluster")).json()["nodes"][1]["status"] == "up"
+            await starting.close()
             for path in ("/health", "/ready", "/v1/cluster", "/metrics"):
                 assert path in openapi["paths"]
                 assert (await http.get(path)).status_code == 200
-            assert 'metasrv_commands_total{kind="Register"} 1.0' in (await http.get("/metrics")).text
+            assert 'metasrv_commands_total{kind="Register"} 2.0' in (await http.get("/metrics")).text
 
     asyncio.run(story())
 

@@ -152,8 +152,10 @@ class Orders:
         left = region.stay.key if kind == "fenced" and region.state in OWNS else None
         lane = region.lane
         report = self._failed_report(region, kind, message, stay or left)
+        owned = region.state is not State.PREPARING
         if not region.step(Event.FAIL):
             return
+        region.failure, region.failure_told_ms = report if owned else None, self._context.clock.now_ms()
         region.failed_on = view_of(region.working_on).content if region.working_on else None
         self._end_task(region)
         self._forget(region)

@@ -61,6 +61,8 @@ class Region:
         self.order: nodes_pb2.Order | None = None
         self.working_on: nodes_pb2.Order | None = None  # the order that began its present state
         self.failed_on: bytes | None = None
+        self.failure: nodes_pb2.RegionReport | None = None  # what was reported when it last failed as an owner
+        self.failure_told_ms = 0.0
         self.changed = Changed()
         self.task: asyncio.Task[None] | None = None
         self.lane: OwnLane | None = None

@@ -97,7 +97,16 @@ class Upkeep:
             if due.region_id not in self._busy:
                 self._busy.add(due.region_id)
                 self.spawn(self._maintain(self._regions[due.region_id], due.reason), f"flush {due.region_id}")
+        self._tell_failures(now_ms)
         self._count()
+
+    def _tell_failures(self, now_ms: float) -> None:
+        """Again: an older report that came late may have made metasrv believe that such a region serves."""
+        for region in self._regions.values():
+            due = now_ms - region.failure_told_ms >= self._context.config.tell_again_ms
+            if region.state is State.FAILED and region.failure is not None and due:
+                region.failure_told_ms = now_ms
+                self._context.report(region.failure)
 
     async def _maintain(self, region: Region, reason: str) -> None:
         try:

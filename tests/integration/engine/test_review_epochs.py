@@ -124,3 +124,21 @@ def test_a_flush_that_lost_against_the_regions_own_next_claim_fails_nobody() -> 
         await a.kill()
 
     simulate(main)
+
+
+def test_a_region_that_failed_says_so_until_it_is_told_what_to_do() -> None:
+    """A Serving report that was held up on its way comes in behind the Failed one: metasrv must hear of it again."""
+
+    async def main(bucket: Bucket) -> None:
+        a = await Node(bucket, "a", 1, msgspec.structs.replace(QUIET, tick_ms=200)).start()
+        await a.open(10)
+        a.engine._orders.fail(a.engine._regions[R], "internal", "a defect in one of its tasks")
+        a.reports.clear()
+        await a.until(lambda: any(r.HasField("failed") and r.epoch == 10 for r in a.reports))
+        await a.open(11)
+        a.reports.clear()
+        await asyncio.sleep(30)
+        assert not any(r.HasField("failed") for r in a.reports)
+        await a.kill()
+
+    simulate(main)

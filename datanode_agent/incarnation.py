@@ -6,6 +6,8 @@ grants that the lease keeper demands (T8).
 """
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -16,11 +18,12 @@ from datanode_agent.core.beats import LaneVital, Vitals
 from datanode_agent.core.lease import Standing
 from datanode_agent.core.links import StallWatch
 from datanode_agent.engine.engine import Engine
-from groundwork.core.errors import ForeignCluster, LaneError, StoreUnavailable
+from groundwork.core.errors import BadInput, ForeignCluster, LaneError, MetasrvError, StoreUnavailable
 from groundwork.core.ports import Clock
 from protos.metasrv.v1 import nodes_pb2
 
 log = structlog.get_logger()
+RELEASE_MS = 2_000.0
 
 
 class CurrentLease:
@@ -43,7 +46,7 @@ class Incarnation:
 
     def __init__(
         self, reply: nodes_pb2.RegisterReply, lanes: int, engine: Engine, link: MetasrvLink, heartbeats: Beats,
-        clock: Clock, metrics: Metrics,
+        clock: Clock, metrics: Metrics, check_store: Callable[[], Awaitable[None]],
     ) -> None:  # fmt: skip
         self.token = reply.incarnation
         self.reporter = Reporter(link, self.token, clock)
@@ -54,9 +57,10 @@ class Incarnation:
         self._heartbeats = heartbeats
         self._clock = clock
         self._metrics = metrics
+        self._check_store = check_store
         self._registered_ms = clock.now_ms()
         self._over = asyncio.Event()
-        self._why_over: ForeignCluster | None = None
+        self._why_over: ForeignCluster | BadInput | None = None
         self._stall = StallWatch(float(reply.beat_ms))
         self._orders = Orders(link, self.token, clock, self._apply, self._superseded, metrics)
         self._admitted: frozenset[int] = frozenset()
@@ -68,7 +72,9 @@ class Incarnation:
         return self.started and len(self._admitted) == self._lanes
 
     async def serve(self) -> None:
-        """Serve until the incarnation is over. Raises ForeignCluster when metasrv is another cluster's."""
+        """Serve until the incarnation is over. Raises ForeignCluster when metasrv, or the object store, is another
+        cluster's, and BadInput when the store is nobody's.
+        """
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._open_and_follow(), name="orders"),
@@ -109,7 +115,14 @@ class Incarnation:
 
     async def _open_and_follow(self) -> None:
         try:
+            await self._check_store()
             await self._engine.start(self.token, self._lanes)
+        except (BadInput, ForeignCluster) as error:
+            self._why_over = error
+            with contextlib.suppress(MetasrvError):  # else its lease runs out
+                await self._link.release(self.token, f"its configuration is wrong: {error}", RELEASE_MS)
+            self._over.set()
+            return
         except (StoreUnavailable, LaneError) as error:
             log.warning("lanes_not_opened", incarnation=self.token, why=str(error))
             self._over.set()

@@ -7,6 +7,7 @@ Metasrv being away ends nothing: the lease runs out, requests are refused, memta
 
 import asyncio
 import contextlib
+import functools
 import signal
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from datanode_agent.config import DatanodeConfig
 from datanode_agent.engine.engine import Engine
 from datanode_agent.incarnation import CurrentLease, Incarnation
 from datanode_agent.surroundings import Surroundings, of_this_machine
+from groundwork.adapters import generations
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.lanes.objects import ObjectsLog
 from groundwork.adapters.objects import open_object_store
 from groundwork.adapters.rpc import aio_server, listen
 from groundwork.adapters.systemd import notify
 from groundwork.adapters.workers import ThreadWorkers
-from groundwork.core.errors import BadInput, MetasrvError, Refused
+from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, Refused
 from groundwork.core.ports import Clock, LogStore, ObjectStore, Workers
 from protos.datanode.v1 import datanode_pb2_grpc
 from protos.metasrv.v1 import nodes_pb2
@@ -94,6 +96,7 @@ class Agent:
     async def serve(self, store: ObjectStore, logs: LogStore, workers: Workers) -> int:
         """As run(), over stores that are open, in a data folder that is."""
         config = self._config
+        self._store = store
         loop = asyncio.get_running_loop()
         self._crash = loop.create_future()
         self._engine = Engine(
@@ -163,8 +166,9 @@ class Agent:
                     return EXIT_TAKEN_OVER
                 raise BadInput("node_id", str(error)) from error
             self._incarnation = incarnation = Incarnation(
-                reply, self._config.lanes, self._engine, self._link, self._heartbeats, self._clock, self._metrics
-            )
+                reply, self._config.lanes, self._engine, self._link, self._heartbeats, self._clock, self._metrics,
+                functools.partial(generations.check_begun, self._store, self._config.cluster_id),
+            )  # fmt: skip
             self._lease.lease = incarnation.lease
             self._identity.incarnation = incarnation.token
             self._registered_before = True
@@ -188,7 +192,11 @@ class Agent:
             capacity_regions=config.capacity_regions, folder_id=self._folder.folder_id,
             takeover=self._takeover and not self._registered_before,
         )  # fmt: skip
-        reply = await self._link.register(request)
+        try:
+            reply = await self._link.register(request)
+        except ForeignCluster as error:
+            self._folder.forget()
+            raise ForeignCluster(f"cluster_id: {error}: correct cluster_id or metasrv") from error
         self._folder.registered(reply.incarnation)
         self._metrics.registrations.inc()
         self._metrics.incarnation.set(reply.incarnation)

@@ -17,7 +17,7 @@ from groundwork.adapters.logs import configure_logs
 from groundwork.adapters.objects import open_object_store
 from groundwork.adapters.systemd import notify
 from groundwork.adapters.workers import ThreadWorkers
-from groundwork.core.errors import BadInput, MetasrvError
+from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError
 from metasrv.adapters.folder import DataFolder
 from metasrv.adapters.raft import EmbeddedRaft, RaftConfig
 from metasrv.config import MetasrvConfig, load
@@ -96,9 +96,13 @@ def main(path: Path, rejoin: bool) -> None:
         configure_logs(config.node_id, config.log_level)
         folder = DataFolder(Path(config.data_dir), config.cluster_id, config.node_id)
         folder.open()
-        uvloop.run(serve(config, rejoin))
-    except BadInput as error:
-        exit_with(error)
+        try:
+            uvloop.run(serve(config, rejoin))
+        except ForeignCluster:
+            folder.forget()
+            raise
+    except (BadInput, ForeignCluster) as error:
+        exit_with(str(error))
     except MetasrvError as error:
         exit_with(f"{type(error).__name__}: {error}")
 

@@ -13,11 +13,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from groundwork.adapters import generations
 from groundwork.adapters.http import HttpFace, HttpServer
 from groundwork.adapters.rpc import aio_server, listen
 from groundwork.core.errors import BadInput, ForeignCluster, NotLeader, StoreUnavailable, Unknown
 from groundwork.core.ports import Clock, ObjectStore
-from metasrv.adapters import generations
 from metasrv.adapters.faces import Faces
 from metasrv.adapters.forward import Peers
 from metasrv.adapters.gauges import count_outcomes
@@ -98,7 +98,7 @@ class Service:
         held = self.machine.state.cluster_id
         if held and held != self.config.cluster_id:
             raise ForeignCluster(
-                f"the data folder holds cluster {held}, the configuration says {self.config.cluster_id}"
+                f"cluster_id: the data folder holds cluster {held}, the configuration says {self.config.cluster_id}"
             )
         await self._server.start()
         await self._http.start()

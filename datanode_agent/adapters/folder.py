@@ -43,6 +43,7 @@ class DataFolder:
         self._cluster_id = cluster_id
         self._node_id = node_id
         self._descriptor = -1
+        self._made_now = False
 
     def open(self) -> None:
         """Make, lock and check the folder. Raises BadInput that says what to do."""
@@ -68,6 +69,11 @@ class DataFolder:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def forget(self) -> None:
+        """A folder that this process made is no cluster's again: what it was told turned out to be wrong."""
+        if self._made_now:
+            (self.path / "folder.json").unlink(missing_ok=True)
+
     def incarnation(self) -> int | None:
         """The registration that is not released yet, or None."""
         path = self.path / "incarnation.json"
@@ -90,6 +96,7 @@ class DataFolder:
         if held is None:
             held = _Identity(FORMAT, VERSION, self._cluster_id, self._node_id, secrets.token_hex(16))
             self._write(path, held)
+            self._made_now = True
         if held.format != FORMAT or held.version > VERSION:
             raise BadInput("data_dir", f"{path} is of version {held.version}, newer than {VERSION}: upgrade")
         for field, mine, theirs in (

@@ -28,6 +28,7 @@ class DataFolder:
         self.path = path
         self._identity = FolderIdentity(FORMAT, VERSION, cluster_id, node_id)
         self._descriptor = -1
+        self._made_now = False
 
     def open(self) -> None:
         """Make, lock and check the folder. Raises BadInput that says what to do."""
@@ -48,12 +49,18 @@ class DataFolder:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def forget(self) -> None:
+        """A folder that this process made is no cluster's again, unless there is a journal in it."""
+        if self._made_now and not (self.path / "raft").exists():
+            (self.path / "identity.json").unlink(missing_ok=True)
+
     def _check_identity(self) -> None:
         path = self.path / "identity.json"
         try:
             held = msgspec.json.decode(path.read_bytes(), type=FolderIdentity)
         except FileNotFoundError:
             self._write_identity(path)
+            self._made_now = True
             return
         except (OSError, msgspec.DecodeError) as error:
             raise BadInput(

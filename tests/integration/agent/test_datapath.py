@@ -147,13 +147,33 @@ def test_taken_over(tmp_path: Path) -> None:
 
 
 def test_foreign_cluster_is_refused_in_one_line(tmp_path: Path) -> None:
-    """T20: a datanode of another cluster exits with status 2 and says why."""
+    """T20: a datanode of another cluster exits with status 2, says why, and serves once its cluster id is right."""
 
     async def story() -> None:
         async with cluster(tmp_path) as one:
             node = one.start_datanode(one.configure("dn-1", cluster_id="0" * 32))
             assert await node.ended() == 2
-            assert "cluster" in node.log.read_text().splitlines()[-1]
+            assert "error: cluster_id: this is cluster" in node.log.read_text().splitlines()[-1]
+            await one.start_datanode(one.configure("dn-1")).ready()
+
+    asyncio.run(story())
+
+
+def test_a_store_that_is_not_the_clusters_is_refused_in_one_line(tmp_path: Path) -> None:
+    """P1: a datanode with a mistyped object store acknowledges nothing that nobody else could read: it exits with 2."""
+
+    async def story() -> None:
+        async with cluster(tmp_path) as one:
+            config = one.configure("dn-1")
+            text = config.read_text()
+            (tmp_path / "elsewhere").mkdir()
+            config.write_text(text.replace(str(tmp_path / "objects"), str(tmp_path / "elsewhere")))
+            node = one.start_datanode(config)
+            assert await node.ended() == 2, node.tail()
+            assert "error: object_store: it holds no " in node.log.read_text().splitlines()[-1]
+            assert not any(path.is_file() for path in (tmp_path / "elsewhere").rglob("*"))
+            config.write_text(text)
+            await one.start_datanode(config).ready()
 
     asyncio.run(story())
 

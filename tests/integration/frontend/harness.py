@@ -12,9 +12,12 @@ import httpx
 from datanode_agent.config import DatanodeConfig
 from datanode_agent.engine.config import EngineConfig
 from datanode_agent.service import Agent
+from groundwork.adapters import generations
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.config import ObjectStoreConfig
+from groundwork.adapters.objects.directory import DirectoryStore
 from groundwork.adapters.rpc import aio_channel, aio_server, listen
+from groundwork.adapters.workers import ThreadWorkers
 from groundwork.core.ids import Lane
 from metasrv.core import commands
 from metasrv_frontend.config import FrontendConfig, check_config
@@ -148,6 +151,9 @@ class Datanode(NamedTuple):
 async def _agent(folder: Path, one: Replica, name: str, engine: EngineConfig, stack: AsyncExitStack) -> Datanode:
     told, real, http = (f"127.0.0.1:{port}" for port in free_ports(3))
     (folder / "objects").mkdir(parents=True, exist_ok=True)
+    workers = ThreadWorkers("store", 1)
+    await generations.begin_first(DirectoryStore(folder / "objects", workers), CLUSTER_ID)
+    workers.close()
     config = DatanodeConfig(
         cluster_id=CLUSTER_ID, node_id=name, locality="site-1/zone-a", data_dir=str(folder / name), listen=real,
         http_listen=http, metasrv=(one.address,), object_store=ObjectStoreConfig(directory=str(folder / "objects")),

@@ -9,13 +9,13 @@ import httpx
 import msgspec
 import pytest
 
+from groundwork.adapters import generations
 from groundwork.adapters.admin_client import AdminClient
 from groundwork.adapters.objects.directory import DirectoryStore
 from groundwork.adapters.route_client import RouteClient
 from groundwork.adapters.rpc import aio_channel
 from groundwork.adapters.workers import ThreadWorkers
 from groundwork.core.errors import BadInput, ForeignCluster, Refused
-from metasrv.adapters import generations
 from metasrv.config import MetasrvConfig
 from protos.metasrv.v1 import heartbeat_pb2, nodes_pb2, replica_pb2, types_pb2
 from protos.metasrv.v1.replica_pb2_grpc import ReplicasStub

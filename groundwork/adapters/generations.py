@@ -1,7 +1,8 @@
 """The cluster's generation markers in the object store: who may begin generation n is decided by put-if-absent.
 
 `cluster/generations/{n:010d}` is a small JSON file that names the cluster. A bootstrap takes generation 1; a start
-from backup takes the next one. Tokens of lower generations are refused everywhere (DESIGN §2, T20).
+from backup takes the next one. Tokens of lower generations are refused everywhere (DESIGN §2, T20). A datanode opens
+no lane in a store that holds no marker of its cluster: nobody else would ever read what it acknowledged there.
 """
 
 import msgspec
@@ -57,6 +58,18 @@ async def begin_first(store: ObjectStore, cluster_id: str) -> None:
         _check(key_of(1), await store.get(key_of(1)), cluster_id)
 
 
+async def check_begun(store: ObjectStore, cluster_id: str) -> None:
+    """Raise BadInput where the cluster, which has begun, has not begun in this store; ForeignCluster where another has.
+
+    StoreUnavailable: not known, ask again.
+    """
+    if await newest(store, cluster_id) == 0:
+        raise BadInput(
+            "object_store",
+            f"it holds no {PREFIX} of cluster {cluster_id}: name the same directory or bucket as metasrv does",
+        )
+
+
 def _check(key: str, body: bytes, cluster_id: str) -> int:
     try:
         marker = msgspec.json.decode(body, type=Marker)
@@ -66,7 +79,7 @@ def _check(key: str, body: bytes, cluster_id: str) -> int:
         raise BadInput("object_store", f"{key} is of version {marker.version}, newer than {VERSION}: upgrade metasrv")
     if marker.cluster_id != cluster_id:
         raise ForeignCluster(
-            f"the object store belongs to cluster {marker.cluster_id}, this is {cluster_id}: "
+            f"cluster_id: the object store belongs to cluster {marker.cluster_id}, this is {cluster_id}: "
             "correct cluster_id, or use an object store (or prefix) of its own"
         )
     return marker.generation

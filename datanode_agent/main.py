@@ -13,6 +13,7 @@ import uvloop
 from datanode_agent.config import DatanodeConfig, load
 from datanode_agent.service import Agent, release
 from groundwork.adapters.config import exit_with
+from groundwork.adapters.defects import end_on_violation
 from groundwork.adapters.logs import configure_logs
 from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError
 
@@ -52,6 +53,7 @@ def _load(path: Path | None) -> DatanodeConfig:
 
 def _serve(config: DatanodeConfig, fast: bool, takeover: bool) -> None:
     configure_logs(config.node_id, config.log_level)
+    end_on_violation()
 
     async def serve() -> int:
         return await Agent(config, fast, takeover).run()

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.config import exit_with
+from groundwork.adapters.defects import end_on_violation
 from groundwork.adapters.logs import configure_logs
 from groundwork.adapters.objects import open_object_store
 from groundwork.adapters.systemd import notify
@@ -94,6 +95,7 @@ def main(path: Path, rejoin: bool) -> None:
         config = load(path)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library forgot its types
         configure_logs(config.node_id, config.log_level)
+        end_on_violation()
         folder = DataFolder(Path(config.data_dir), config.cluster_id, config.node_id)
         folder.open()
         try:

@@ -8,6 +8,7 @@ import click
 import uvloop
 
 from groundwork.adapters.config import exit_with, load_config
+from groundwork.adapters.defects import end_on_violation
 from groundwork.adapters.logs import configure_logs
 from groundwork.core.errors import BadInput
 from metasrv_frontend.config import FrontendConfig, check_config
@@ -21,6 +22,7 @@ def main(path: Path) -> None:
     try:
         config = check_config(load_config(path, FrontendConfig))
         configure_logs(config.node_id, config.log_level)
+        end_on_violation()
         uvloop.run(_serve(config))
     except BadInput as error:
         exit_with(error)

@@ -91,6 +91,7 @@ class Engine:
         await asyncio.gather(*(own.open() for own in context.lanes.values()))
         self._running = True
         self._upkeep.start()
+        self._upkeep.spawn(self._orders.dropped.run(), "dropped")
         log.info("engine_started", incarnation=incarnation, lanes=lanes)
 
     def admit(self, lanes: Sequence[int]) -> None:

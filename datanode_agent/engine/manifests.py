@@ -119,9 +119,9 @@ class Manifests:
             )
         return written
 
-    async def clean(self, region_id: int, newest: int) -> int:
+    async def clean(self, region_id: int, newest: int, kept: int = 0) -> int:
         """Delete old versions, oldest first and one at a time, never the newest two; how many went."""
-        kept = max(MANIFESTS_KEPT_MIN, self._context.config.manifests_kept)
+        kept = max(MANIFESTS_KEPT_MIN, kept or self._context.config.manifests_kept)
         keys = await self._context.store.list(manifest_folder(region_id))
         old = [key for key in keys if version_of(key) <= newest - kept]
         for key in old:

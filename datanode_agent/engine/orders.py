@@ -12,6 +12,7 @@ import structlog
 
 from datanode_agent.core.region_state import Event, State, decide
 from datanode_agent.engine.context import Context
+from datanode_agent.engine.dropped import Dropped
 from datanode_agent.engine.flushing import Flusher
 from datanode_agent.engine.handover import Handover
 from datanode_agent.engine.lanes import OwnLane
@@ -36,6 +37,7 @@ class Orders:
     def __init__(self, context: Context, regions: dict[int, Region], known: dict[int, int]) -> None:
         self.manifests = Manifests(context)
         self.flusher = Flusher(context, self.manifests, self.fail)
+        self.dropped = Dropped(context, self.manifests)
         self._context = context
         self._regions = regions
         self._known = known
@@ -238,6 +240,7 @@ class Orders:
     async def _drop(self, region: Region, order: nodes_pb2.Order) -> None:
         self._opener.announce(region.region_id, order)
         await self._handover.drop(region, order)
+        await self.dropped.note(region.region_id)
         region.step(Event.DROPPED)
         self._regions.pop(region.region_id, None)
         self._remember(region.region_id, order.epoch)

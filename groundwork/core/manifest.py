@@ -143,6 +143,19 @@ def sst_key(region: int, epoch: int, uid: str) -> str:
     return f"{sst_folder(region)}{epoch:016x}-{uid}.parquet"
 
 
+DROPS_FOLDER = "drops/"
+
+
+def drop_marker_key(region: int) -> str:
+    """Says that a dropped region's files are still to be deleted."""
+    return f"{DROPS_FOLDER}{region:016x}"
+
+
+def region_of_drop(key: str) -> int:
+    """The region that a drop's marker names."""
+    return int(key.removeprefix(DROPS_FOLDER), 16)
+
+
 # ---------------------------------------------------------------- rules
 
 

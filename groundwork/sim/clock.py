@@ -74,6 +74,10 @@ class SimClock:
         """Sleep so long by this node's clock."""
         await asyncio.sleep(ms / 1000 / self._rate)
 
+    def set_wall(self, offset_ms: int) -> None:
+        """Somebody sets the wall clock."""
+        self._wall_offset_ms = offset_ms
+
     def jump(self, ms: float) -> None:
         """Move the clock forward."""
         self._offset_ms += ms

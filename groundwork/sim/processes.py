@@ -117,6 +117,7 @@ class SimProcess:
     def reap(self) -> None:
         """After the run: let what is left of it come to its end."""
         self.state = RUNNING
+        self.crash_after = None
         self._loop.release(self)
         for task in self._tasks:
             task.cancel()
@@ -201,7 +202,9 @@ class ClusterLoop(asyncio.BaseEventLoop):
                 ready.append(handle)
         self.steps += len(ready)
         if self.steps > STEPS_AT_ONE_INSTANT_MAX:
-            raise NothingLeftToDo(f"{self.steps} callbacks, and virtual time stands still at {self._now_s:.6f} s")
+            self.steps = 0
+            busy = ", ".join(repr(h)[:300] for h in list(ready)[:3])
+            raise NothingLeftToDo(f"virtual time stands still at {self._now_s:.6f} s; running: {busy}")
         for _ in range(len(ready)):
             self._turn(ready.popleft())
 

@@ -39,7 +39,10 @@ class Checks:
             if state.next_token < highest["token"]:
                 self._world.fail(f"{name}: the next token went from {highest['token']} to {state.next_token}")
             highest["token"] = state.next_token
-            for region_id, region in state.regions.items():
+            for region_id in outcome.regions:
+                region = state.regions.get(region_id)
+                if region is None:
+                    continue
                 if region.epoch < epochs.get(region_id, 0):
                     self._world.fail(f"{name}: the epoch of region {region_id:#x} went back")
                 epochs[region_id] = region.epoch

@@ -118,7 +118,7 @@ class Host:
         except MetasrvError as error:
             ended = f"{type(error).__name__}: {error}"
             self.world.ended_badly(self, ended)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
             ended = repr(error)
             self.world.trace.error(self.name, "".join(traceback.format_exception(error))[-2000:])
         self.world.trace.note(self.name, "process_ended", how=ended)

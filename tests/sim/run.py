@@ -38,7 +38,7 @@ def main() -> None:
             f"{h.writes} writes, {h.strong_reads}+{h.lease_reads} reads, failovers {world.checks.failovers}, "
             f"packets {world.fabric.packets}, faults {dict(world.trace.faults)}"
         )
-        for failure in world.failures:
+        for failure in world.failures[:4]:
             print("   ", failure)
         failed += bool(world.failures)
     sys.exit(1 if failed else 0)

@@ -31,7 +31,7 @@ class Trace:
         self.open = True
         self.folder = "~"  # of the run's files: its name is not part of the history
 
-    def note(self, who: str, what: str, **fields: Any) -> None:
+    def note(self, who: str, what: str, /, **fields: Any) -> None:
         """One event."""
         if not self.open:
             return
@@ -47,10 +47,10 @@ class Trace:
             self.note(who, f"ERROR {what}")
             self.errors.append(f"{self._now_s():.4f} {who}: {what}")
 
-    def fault(self, kind: str, target: str, **fields: Any) -> None:
+    def fault(self, kind: str, target: str, /, **fields: Any) -> None:
         """The nemesis did something."""
         self.faults[kind] += 1
-        self.note("nemesis", kind, target=target, **fields)
+        self.note("nemesis", kind, on=target, **fields)
 
     @property
     def digest(self) -> str:

@@ -18,6 +18,7 @@ from tests.sim.checks import Checks
 from tests.sim.clients import Clients
 from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost
 from tests.sim.nemesis import Nemesis
+from tests.sim.operators import Operators
 from tests.sim.raft.crashing_disk import PowerLost
 from tests.sim.trace import Trace
 
@@ -43,9 +44,11 @@ class World:
         self.metasrvs = [MetasrvHost(self, f"metasrv-{n}", n) for n in (1, 2, 3)]
         self.datanodes = [DatanodeHost(self, f"dn-{n}", n) for n in range(1, self.chance.choice((3, 3, 3, 4)) + 1)]
         self.clients = Clients(self)
+        self.operators = Operators(self)
         self.nemesis = Nemesis(self)
+        self.latency_ms = (1.0, self.chance.choice((3.0, 20.0)))
         for host in self.hosts:
-            host.faults.latency_ms = (1.0, self.chance.choice((3.0, 20.0)))
+            host.faults.latency_ms = self.latency_ms
         self.folder = Path()
         self.lease_s = TIMING.lease_ms / 1000
 
@@ -104,6 +107,7 @@ class World:
         for host in self.hosts:
             host.start()
         self.clients.start()
+        self.operators.start()
         if not await self._until(self.clients.prepared, BEGIN_S):
             self.fail(f"the cluster did not begin within {BEGIN_S} s: {self.clients.why}")
             return
@@ -124,7 +128,7 @@ class World:
     def _end(self) -> None:
         """Let every task come to its end, unseen, and forget the run."""
         self.virtual_s = self.loop.time()
-        self.trace.release()
+        self.trace.open = False
         for host in self.hosts:
             host.wanted = False
         processes = self.loop.processes
@@ -141,14 +145,15 @@ class World:
                     break
                 for task in waiting:
                     task.cancel()
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         except NothingLeftToDo:
-            pass
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.trace.note("world", "left_over")
         library.use_clock()
         asyncio.set_event_loop(None)
         self.loop.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         gc.enable()
+        self.trace.release()
 
     def _library_now_s(self) -> float:
         process = current_process()

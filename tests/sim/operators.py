@@ -1,0 +1,68 @@
+"""Operators: moves, drains and changes of leadership, asked for through the real admin client."""
+
+import random
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from groundwork.adapters.admin_client import AdminClient
+from groundwork.adapters.replica_calls import ReplicaCalls
+from groundwork.adapters.rpc import use_transport
+from groundwork.core.errors import MetasrvError
+from groundwork.sim.clock import SimClock
+from groundwork.sim.processes import SimProcess
+from tests.sim.hosts import CLUSTER
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+DEADLINE_MS = 6_000
+
+
+class Operators:
+    """One process with an admin client."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._chance = random.Random(f"{world.seed}/operators")
+        self.drained: set[str] = set()
+
+    def start(self) -> None:
+        """Begin."""
+        clock = SimClock()
+        process = self._process = SimProcess(self._world.loop, "operator-1", clock)
+        process.call(use_transport, self._world.fabric.host(process))
+        calls = ReplicaCalls([h.address for h in self._world.metasrvs], CLUSTER, None, clock)
+        self.admin = AdminClient(calls, "operator")
+
+    def _ask(self, what: str, asked: Awaitable[object]) -> None:
+        self._process.spawn(self._asked(what, asked))
+
+    async def _asked(self, what: str, asked: Awaitable[object]) -> None:
+        try:
+            await asked
+        except MetasrvError as error:
+            self._world.trace.note("operator", f"{what}_refused", why=error)
+
+    def _id(self) -> str:
+        return f"{self._chance.getrandbits(64):016x}"
+
+    def transfer(self, to: str) -> None:
+        """Hand leadership over."""
+        self._ask("transfer", self.admin.transfer_leader(to, deadline_ms=DEADLINE_MS))
+
+    def migrate(self) -> None:
+        """Move a region or two, to a node or to where the planner wants them."""
+        table = self._world.clients.table
+        if table is None:
+            return
+        regions = self._chance.sample(table.region_ids, min(len(table.region_ids), self._chance.choice((1, 2))))
+        to = self._chance.choice(["", *(h.name for h in self._world.datanodes)])
+        self._ask("migrate", self.admin.migrate(regions, to, request_id=self._id(), deadline_ms=DEADLINE_MS))
+
+    def drain(self, name: str) -> None:
+        """Move everything off a node."""
+        self._ask("drain", self.admin.drain(name, request_id=self._id(), deadline_ms=DEADLINE_MS))
+
+    def undrain(self, name: str) -> None:
+        """Let the node have regions again."""
+        self._ask("undrain", self.admin.drain(name, undo=True, request_id=self._id(), deadline_ms=DEADLINE_MS))

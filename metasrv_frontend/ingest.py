@@ -10,6 +10,7 @@ import structlog
 
 from groundwork.adapters.route_client import RouteClient
 from groundwork.core.errors import MetasrvError, Refused
+from groundwork.core.ids import region_text
 from groundwork.core.ports import Clock, Workers
 from groundwork.core.table import TableInfo
 from metasrv_frontend.adapters.writer import Undone, Writer
@@ -30,7 +31,7 @@ class NotWritten(MetasrvError):
         first = undone[0]
         super().__init__(
             f"{len(undone)} of {regions} regions have not all rows of this request, the first is "
-            f"{first.region_id:#x} of table {tables.get(first.region_id, '?')!r}: {first.refusal.code}: "
+            f"{region_text(first.region_id)} of table {tables.get(first.region_id, '?')!r}: {first.refusal.code}: "
             f"{first.refusal.message}; the same request can be sent again"
         )
         self.undone = undone

@@ -22,6 +22,7 @@ import structlog
 from groundwork.adapters.config import TlsConfig
 from groundwork.adapters.replica_calls import ReplicaCalls
 from groundwork.core.errors import MetasrvError, Refused, Unknown
+from groundwork.core.ids import region_text
 from groundwork.core.ports import Clock
 from groundwork.core.route_cache import Route, RouteCache
 from groundwork.core.table import Column, TableInfo
@@ -109,7 +110,8 @@ class RouteClient:
                 left_ms = until - self._clock.now_ms()
                 if left_ms <= 0:
                     raise Unknown(
-                        f"region {region_id:#x}: no route newer than epoch {than_epoch:#x} within {deadline_ms:.0f} ms"
+                        f"region {region_text(region_id)}: no route newer than epoch {than_epoch:#x} "
+                        f"within {deadline_ms:.0f} ms"
                     )
                 news.clear()
                 try:

@@ -41,6 +41,16 @@ def partition_of(region: int) -> int:
     return region & ((1 << REGION_PARTITION_BITS) - 1)
 
 
+def region_text(region: int) -> str:
+    """A region as people read and type it: TABLE_ID.PARTITION."""
+    return f"{table_of(region)}.{partition_of(region)}"
+
+
+def token_text(token: int) -> str:
+    """A token (an incarnation, an epoch, a procedure) as people read and type it."""
+    return f"{token:#x}"
+
+
 def check_node_id(value: str, field: str = "node_id") -> str:
     """Return the node id, or raise BadInput."""
     if not _NODE_ID.fullmatch(value):

@@ -1,11 +1,12 @@
 """The Admin service: plans first, then one command. Followers forward changes to the leader."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import structlog
 
 from groundwork.core.errors import BadInput, NotLeader, Refused
+from groundwork.core.ids import Locality, region_text
 from metasrv.adapters.forward import Forwarder, Peers
 from metasrv.adapters.guard import was_forwarded
 from metasrv.adapters.metrics import Metrics
@@ -18,12 +19,14 @@ from metasrv.core.explain import explain_node, explain_region
 from metasrv.core.leases import LeaseBook
 from metasrv.core.machine import Machine
 from metasrv.core.planner import Plan
+from metasrv.core.state import State
 from protos.metasrv.v1 import admin_pb2
 from protos.metasrv.v1.admin_pb2_grpc import AdminServicer, AdminStub
 
 log = structlog.get_logger()
 PAUSE_MS_MAX = 7 * 24 * 3_600_000
 WAIT_MS = 1_000
+NAMES_SHOWN_MAX = 10
 
 
 class Admin(AdminServicer):
@@ -170,6 +173,7 @@ class Admin(AdminServicer):
         if answered := self._answered(request.request_id):
             return answered
         _check_scope(request.scope)
+        _check_known(self._machine.state, request.scope)
         if not 0 < request.for_ms <= PAUSE_MS_MAX:
             raise BadInput("for_ms", f"{request.for_ms} is not from 1 to {PAUSE_MS_MAX} (a week): a pause must end")
         wall_ms = self._proposer.clock.wall_ms()
@@ -221,8 +225,10 @@ class Admin(AdminServicer):
         to = request.to or await self._best_follower()
         if to not in self._peers.addresses:
             raise BadInput("to", f"{to!r} is not a replica; replicas: {', '.join(sorted(self._peers.addresses))}")
+        if to == self._peers.node_id:
+            return admin_pb2.PlanReply(committed=False, summary=f"{to} leads already: there is nothing to do.")
         sentence = f"Leadership goes from {self._peers.node_id} to {to}."
-        if not request.dry_run and to != self._peers.node_id:
+        if not request.dry_run:
             await self._proposer.consensus.transfer(to)
             log.info("leadership_transferred", to=to, who=request.who)
         return admin_pb2.PlanReply(committed=not request.dry_run, summary=sentence)
@@ -239,10 +245,14 @@ class Admin(AdminServicer):
         state = self._machine.state
         if request.region_id:
             if request.region_id not in state.regions:
-                raise Refused("not_found", f"there is no region {request.region_id:#x}")
+                raise Refused("not_found", f"there is no region {region_text(request.region_id)}")
             return admin_pb2.ExplainReply(sentences=explain_region(state, request.region_id))
         if request.node_id not in state.nodes:
-            raise Refused("not_found", f"no datanode {request.node_id!r} is registered")
+            raise Refused(
+                "not_found",
+                f"no datanode {request.node_id!r} is registered (registered: {_some(state.nodes)}); "
+                "a region is named TABLE_ID.PARTITION",
+            )
         leads = self._proposer.consensus.leadership().is_leader
         views = self._book.inventory(state, self._proposer.clock.now_ms()) if leads else {}
         return admin_pb2.ExplainReply(sentences=explain_node(state, request.node_id, views.get(request.node_id)))
@@ -252,3 +262,24 @@ def _check_scope(scope: str) -> None:
     kind, slash, name = scope.partition("/")
     if scope != "cluster" and not (kind in ("site", "node", "table") and slash and name):
         raise BadInput("scope", f"{scope!r} is not one of cluster, site/NAME, node/NAME, table/NAME")
+
+
+def _check_known(state: State, scope: str) -> None:
+    """Whoever mistypes a name must not believe that it is paused."""
+    kind, _, name = scope.partition("/")
+    known: set[str] = {name}
+    if kind == "node":
+        known = set(state.nodes)
+    elif kind == "site":
+        known = {Locality.parse(node.locality).site for node in state.nodes.values()}
+    elif kind == "table":
+        known = {table.name for table in state.tables.values()}
+    if name not in known:
+        raise BadInput("scope", f"there is no {kind} {name!r}; there is {_some(known)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few names, for a message."""
+    found = sorted(names)
+    more = f" and {len(found) - NAMES_SHOWN_MAX} more" if len(found) > NAMES_SHOWN_MAX else ""
+    return (", ".join(found[:NAMES_SHOWN_MAX]) or "none") + more

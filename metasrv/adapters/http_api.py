@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from groundwork.core.errors import BadInput, MetasrvError, Refused
+from groundwork.core.ids import region_text
 from metasrv.adapters import http_docs as docs
 from metasrv.adapters.admin_api import Admin
 from metasrv.adapters.metrics import Metrics
@@ -99,7 +100,7 @@ class HttpFace:
         region_id = _number("region_id", request.path_params["region_id"])
         reply = await self._routes.find(routes_pb2.RoutesRequest(region_ids=[region_id]), None)
         if not reply.routes:
-            raise Refused("not_found", f"there is no region {region_id:#x}")
+            raise Refused("not_found", f"there is no region {region_text(region_id)}")
         route = _route(reply.routes[0])
         return _stale(request.query_params.get("epoch"), [route]) or _json(docs.RegionDoc(reply.revision, route))
 

@@ -106,7 +106,7 @@ def plan_to_wire(plan: Plan, committed: bool, procedure_id: int = 0) -> admin_pb
     """A plan, as a dry run or as committed."""
     summary = plan.sentence
     if plan.unplaced:
-        summary += f" {plan.unplaced} cannot be placed: {plan.why_unplaced}"
+        summary += f"; {plan.unplaced} cannot be placed: {plan.why_unplaced}"
     return admin_pb2.PlanReply(
         committed=committed,
         procedure_id=procedure_id,

@@ -2,7 +2,7 @@
 
 import datetime
 
-from groundwork.core.ids import table_of
+from groundwork.core.ids import region_text, table_of, token_text
 from metasrv.core.events import Event, regions_said
 from metasrv.core.leases import NodeView
 from metasrv.core.placement import pause_of
@@ -20,10 +20,11 @@ def explain_node(state: State, node_id: str, view: NodeView | None = None) -> li
         now = [f"{node_id} is not registered."]
     else:
         regions, lanes = state.node_region_count(node_id), len(state.open_lanes(node_id))
+        room = node.capacity_regions or "any number"
         how = node.status.name.lower() + (f" ({node.why})" if node.why else "")
         now = [
-            f"{node_id} ({node.locality}, {node.address}) is {how}: incarnation {node.incarnation}, "
-            f"{lanes} open lanes, {regions} regions of {node.capacity_regions or 'any number'}."
+            f"{node_id} ({node.locality}, {node.address}) is {how}: incarnation {token_text(node.incarnation)}, "
+            f"{lanes} open lane{'' if lanes == 1 else 's'}, {regions_said(regions)} of at most {room}."
         ]
         if view and node.status <= NodeStatus.SUSPECT:
             now.append(f"It was heard {view.silent_ms:,.0f} ms ago; the lease is {state.config.lease_ms:,} ms.")
@@ -48,12 +49,12 @@ def explain_region(state: State, region_id: int) -> list[str]:
     table = state.tables.get(table_of(region_id))
     if region is None:
         dropped = "; its table was dropped" if table_of(region_id) < state.next_table_id else ""
-        return [f"Region {region_id} does not exist{dropped}."]
+        return [f"Region {region_text(region_id)} does not exist{dropped}."]
     phase = state.phase_of(region)
     name = table.name if table else str(table_of(region_id))
     now = [
-        f"Region {region_id} of table {name} is {phase.name.lower()} on {region.lane.node_id}, lane {region.lane}, "
-        f"epoch {region.epoch}."
+        f"Region {region_text(region_id)} of table {name} is {phase.name.lower()} on {region.lane.node_id}, "
+        f"lane {region.lane}, epoch {token_text(region.epoch)}."
     ]
     if phase is Phase.LOST:
         now.append(f"Lane {region.lane} is over and no new owner is committed yet.")
@@ -62,14 +63,17 @@ def explain_region(state: State, region_id: int) -> list[str]:
         how = "its owner was told to stop" if migration.stopping else "the target is catching up"
         to = migration.target.node_id
         now.append(
-            f"It is being moved to {to} (attempt {migration.attempt}): {how}; {migration.why or 'no reason given'}."
+            f"It is being moved to {to} (attempt {token_text(migration.attempt)}): {how}; "
+            f"{migration.why or 'no reason given'}."
         )
     failure = state.failures.get(region_id)
     if failure:
         now.append(f"Its owner reported, {failure.times} times: {failure.kind}, {failure.message or 'no message'}.")
     for stay in region.stays:
         over = "over" if state.is_over(stay.lane) else "open"
-        now.append(f"It needs lane {stay.lane} ({over}) from {stay.covered} on, in its stay of epoch {stay.epoch}.")
+        now.append(
+            f"It needs lane {stay.lane} ({over}) from {stay.covered} on, in its stay of epoch {token_text(stay.epoch)}."
+        )
     told = [e for e in state.audit if _concerns(e, region_id, region.epoch, region.stay_epoch)]
     return now + [_told(e) for e in told[-SENTENCES_MAX:]]
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from groundwork.core.check import require
 from groundwork.core.errors import BadInput
-from groundwork.core.ids import Lane, table_of
+from groundwork.core.ids import Lane, region_text, table_of
 from metasrv.core import linter
 from metasrv.core.commands import AnyCommand, Drain, Ended, Failover, Move, Placement, StartMigration
 from metasrv.core.events import regions_said
@@ -198,18 +198,20 @@ def plan_migration(
     for region_id in chosen:
         region = state.regions.get(region_id)
         if region is None:
-            raise BadInput("region_ids", f"region {region_id} does not exist")
+            raise BadInput("region_ids", f"region {region_text(region_id)} does not exist")
         source = region.lane.node_id
         if state.phase_of(region) is not Phase.SERVING or region_id in state.migrations:
             how = "being moved already" if region_id in state.migrations else state.phase_of(region).name.lower()
-            raise BadInput("region_ids", f"region {region_id} is {how}: only a serving region can be moved")
+            raise BadInput(
+                "region_ids", f"region {region_text(region_id)} is {how}: only a serving region can be moved"
+            )
         if source == to_node:
-            raise BadInput("to_node", f"region {region_id} is on {to_node} already")
+            raise BadInput("to_node", f"region {region_text(region_id)} is on {to_node} already")
         lane = pool.take(1, only=[to_node] if to_node else [n for n in pool.nodes() if n != source])
         if lane is None:
             where = to_node if to_node else f"no datanode but {source}"
-            raise BadInput("to_node", f"{where} is up and well with room for region {region_id}" if not to_node
-                           else f"{where} is not up and well, or has no room for region {region_id}")  # fmt: skip
+            how = "is not up and well, or has no room" if to_node else "is up and well with room"
+            raise BadInput("to_node", f"{where} {how} for region {region_text(region_id)}")
         moves.append(Placement(region_id, lane))
         steps.append(PlanStep(region_id, source, lane.node_id, why))
     targets = ", ".join(sorted({s.to_node for s in steps}))
@@ -234,13 +236,14 @@ def plan_drain(
                 unplaced += 1
             else:
                 steps.append(PlanStep(region_id, node_id, target.node_id, "drain"))
-    why = (
-        f"the other datanodes have no room for {unplaced} of its regions: it will not become empty" if unplaced else ""
-    )
+    if not pool.nodes() or (unplaced and not steps):
+        raise BadInput("node_id", f"{node_id} is the last datanode that can have its {regions_said(unplaced)}: start "
+                       "another one, or end a drain (metactl drain NODE --undo)")  # fmt: skip
+    why = "the other datanodes have no room for them: it will not become empty" if unplaced else ""
     by_target: dict[str, int] = {}
     for step in steps:
         by_target[step.to_node] = by_target.get(step.to_node, 0) + 1
-    to = ", ".join(f"{n} ({c})" for n, c in sorted(by_target.items())) or "nowhere"
-    sentence = f"{node_id} is drained of {regions_said(len(steps) + unplaced)}, to {to}" + (f"; {why}" if why else "")
+    to = ", ".join(f"{n} ({c})" for n, c in sorted(by_target.items()))
+    sentence = f"{node_id} is drained of {regions_said(len(steps) + unplaced)}" + (f", to {to}" if to else "")
     command = Drain(node_id=node_id, who=who, by_node=by_node, wall_ms=wall_ms, request_id=request_id)
     return Plan(sentence, command, tuple(steps), unplaced, why)

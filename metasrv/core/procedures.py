@@ -11,7 +11,7 @@ from collections.abc import Hashable
 
 from msgspec import Struct
 
-from groundwork.core.ids import Lane
+from groundwork.core.ids import Lane, region_text
 from metasrv.core.commands import CancelMigration, Failover, Placement, Reopen, StartMigration, Trim, TrimPoint
 from metasrv.core.decisions import Decision
 from metasrv.core.events import regions_said
@@ -161,7 +161,8 @@ class Procedures:
         self, region_id: int, region: Region, failure: Failure, wall_ms: int, state: State, inventory: Inventory
     ) -> Decision | None:
         """The region's last position in its lane is unknown, so only the lane's own end can free it."""
-        why = f"region {region_id} cannot be opened in lane {region.lane} ({failure.kind}, {failure.times} times)"
+        said = f"({failure.kind}, {failure.times} times)"
+        why = f"region {region_text(region_id)} cannot be opened in lane {region.lane} {said}"
         plan = plan_failover(state, inventory, (), [region.lane], why, wall_ms)
         if plan.unplaced or not isinstance(plan.command, Failover):
             return None

@@ -10,7 +10,7 @@ suspect stays one, whoever leads, and gets no grant; so changing leaders cannot 
 
 from collections.abc import Iterable, Sequence
 
-from groundwork.core.ids import Lane, Locality
+from groundwork.core.ids import Lane, Locality, token_text
 from metasrv.core.commands import Clear, Ended, Note, Resume, Suspect
 from metasrv.core.decisions import Decision
 from metasrv.core.leases import Inventory, LeaseBook
@@ -260,7 +260,7 @@ def _why(
         if node_now is None:
             parts.append(f"{node_id} is gone")
         elif node_now.status <= NodeStatus.SUSPECT:
-            parts.append(f"{node_id} restarted as incarnation {node_now.incarnation}")
+            parts.append(f"{node_id} restarted as incarnation {token_text(node_now.incarnation)}")
         else:
             parts.append(f"{node_id} was {node_now.why or node_now.status.name.lower()}")
     return ", ".join(parts)

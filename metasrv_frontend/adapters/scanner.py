@@ -14,6 +14,7 @@ import structlog
 
 from groundwork.adapters.route_client import RouteClient
 from groundwork.core.errors import MetasrvError
+from groundwork.core.ids import region_text
 from groundwork.core.ports import Clock
 from groundwork.core.route_cache import Route
 from groundwork.core.table import TableInfo
@@ -134,7 +135,7 @@ class Scanner:
             if route is None or not route.owned:
                 await self._waits.newer(region_id, 0 if route is None else route.epoch, left_ms)
                 if self._routes.route(region_id) is None:
-                    raise RegionUnreadable(f"there is no region {region_id:#x}: its table was dropped")
+                    raise RegionUnreadable(f"there is no region {region_text(region_id)}: its table was dropped")
                 continue
             answer = await self._attempt(route, request, left_ms, budget)
             if not isinstance(answer, Refusal):
@@ -150,7 +151,9 @@ class Scanner:
                 await self._clock.sleep(max(0.0, rest_ms))
             attempt += 1
         log.debug("scan_given_up", region_id=region_id, attempts=attempt, reason=refusal.message)
-        raise RegionUnreadable(f"region {region_id:#x} could not be read: {refusal.code}: {refusal.message}; ask again")
+        raise RegionUnreadable(
+            f"region {region_text(region_id)} could not be read: {refusal.code}: {refusal.message}; ask again"
+        )
 
     async def _attempt(
         self, route: Route, request: datanode_pb2.ScanRequest, left_ms: float, budget: Budget

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from groundwork.core.ids import Lane, Locality, check_node_id
+from groundwork.core.ids import Lane, Locality, check_node_id, token_text
 from metasrv.core.commands import Clear, Drain, Forget, Register, Release, Suspect, Undrain
 from metasrv.core.events import regions_said
 from metasrv.core.records import Drain as DrainRecord
@@ -47,10 +47,10 @@ def register(tx: Transaction, cmd: Register) -> int:
         )
     )  # fmt: skip
     lanes = f"{cmd.lanes} lane{'s' if cmd.lanes > 1 else ''}"
-    said = f"{cmd.node_id} ({cmd.locality}) registered as incarnation {incarnation} with {lanes}"
+    said = f"{cmd.node_id} ({cmd.locality}) registered as incarnation {token_text(incarnation)} with {lanes}"
     if old:
         how = "took over from" if old.folder_id != cmd.folder_id else "supersedes"
-        said += f"; it {how} incarnation {old.incarnation}, which owned {regions_said(orphans)}"
+        said += f"; it {how} incarnation {token_text(old.incarnation)}, which owned {regions_said(orphans)}"
     tx.event("register", said, (cmd.node_id,), token=incarnation)
     return incarnation
 
@@ -60,7 +60,7 @@ def _current(tx: Transaction, node_id: str, incarnation: int) -> Node:
     if node is None:
         raise Refused(f"{node_id} is not registered")
     if node.incarnation != incarnation:
-        raise Refused(f"{node_id} is incarnation {node.incarnation} by now, not {incarnation}")
+        raise Refused(f"{node_id} is incarnation {token_text(node.incarnation)} by now, not {token_text(incarnation)}")
     return node
 
 

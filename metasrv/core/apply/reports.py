@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from groundwork.core.ids import table_of
+from groundwork.core.ids import region_text, table_of, token_text
 from metasrv.core.commands import Closed, Covered, Prepared, RegionFailed, Reports, Serving, Stopped
 from metasrv.core.events import regions_said
 from metasrv.core.records import Failure, Phase, Region, Stay, StayEnd
@@ -54,22 +54,25 @@ def _tell(tx: Transaction, batch: _Batch) -> None:
         )  # fmt: skip
     for pair in sorted({(source, target) for _, source, target in batch.moved}):
         regions = [r for r, *between in batch.moved if tuple(between) == pair]
-        said = f"{regions_said(len(regions))} handed over from {pair[0]} to {pair[1]} under epoch {tx.epoch()}"
+        said = (
+            f"{regions_said(len(regions))} handed over from {pair[0]} to {pair[1]} under epoch {token_text(tx.epoch())}"
+        )
         tx.event("handover", said, pair, regions)
 
 
 def _owner(tx: Transaction, item: Serving | Stopped | RegionFailed | Closed) -> Region | str:
     region = tx.state.regions.get(item.region_id)
     if region is None:
-        return f"region {item.region_id} does not exist"
+        return f"region {region_text(item.region_id)} does not exist"
     if (region.lane.node_id, region.lane.incarnation) != (item.node_id, item.incarnation):
-        return (
-            f"{region.lane.node_id} owns region {item.region_id}, not incarnation {item.incarnation} of {item.node_id}"
-        )
+        owner, other = region.lane.node_id, f"incarnation {token_text(item.incarnation)} of {item.node_id}"
+        return f"{owner} owns region {region_text(item.region_id)}, not {other}"
     if tx.state.is_over(region.lane):
         return f"lane {region.lane} is over"
     if region.epoch != item.epoch:
-        return f"region {item.region_id} is at epoch {region.epoch}, not {item.epoch}"
+        return (
+            f"region {region_text(item.region_id)} is at epoch {token_text(region.epoch)}, not {token_text(item.epoch)}"
+        )
     return region
 
 
@@ -82,20 +85,20 @@ def _serving(tx: Transaction, batch: _Batch, item: Serving) -> str:
         tx.set_region(item.region_id, replace(region, phase=Phase.SERVING))
         batch.serving.append(item)
     elif region.phase is not Phase.SERVING:
-        return f"region {item.region_id} is {region.phase.name.lower()}"
+        return f"region {region_text(item.region_id)} is {region.phase.name.lower()}"
     return ""
 
 
 def _prepared(tx: Transaction, batch: _Batch, item: Prepared) -> str:
     migration = tx.state.migrations.get(item.region_id)
     if migration is None or migration.attempt != item.attempt:
-        return f"attempt {item.attempt} to move region {item.region_id} has ended"
+        return f"attempt {token_text(item.attempt)} to move region {region_text(item.region_id)} has ended"
     if (migration.target.node_id, migration.target.incarnation) != (item.node_id, item.incarnation):
-        return f"{item.node_id} is not the target of attempt {item.attempt}"
+        return f"{item.node_id} is not the target of attempt {token_text(item.attempt)}"
     if not migration.stopping:
         region = tx.state.regions[item.region_id]
         if region.phase is not Phase.SERVING:
-            return f"region {item.region_id} is {region.phase.name.lower()}"
+            return f"region {region_text(item.region_id)} is {region.phase.name.lower()}"
         tx.set_migration(item.region_id, replace(migration, stopping=True))
         tx.set_region(item.region_id, replace(region, phase=Phase.STOPPING))
         batch.stopping.append(item.region_id)
@@ -105,15 +108,15 @@ def _prepared(tx: Transaction, batch: _Batch, item: Prepared) -> str:
 def _stopped(tx: Transaction, batch: _Batch, item: Stopped) -> str:
     migration = tx.state.migrations.get(item.region_id)
     if migration is None or migration.attempt != item.attempt:
-        return f"attempt {item.attempt} to move region {item.region_id} has ended"
+        return f"attempt {token_text(item.attempt)} to move region {region_text(item.region_id)} has ended"
     region = _owner(tx, item)
     if isinstance(region, str):
         return region
     if not migration.stopping or region.phase is not Phase.STOPPING:
-        return f"region {item.region_id} was not told to stop"
+        return f"region {region_text(item.region_id)} was not told to stop"
     if item.lane != region.lane or item.stay_epoch != region.stay_epoch:
         return (
-            f"region {item.region_id} is in stay {region.stay_epoch} of lane {region.lane}, "
+            f"region {region_text(item.region_id)} is in stay {region.stay_epoch} of lane {region.lane}, "
             f"not {item.stay_epoch} of {item.lane}"
         )
     # An ended target lane ends the migration with it, so the target can take the region.
@@ -127,9 +130,10 @@ def _stopped(tx: Transaction, batch: _Batch, item: Stopped) -> str:
 def _covered(tx: Transaction, batch: _Batch, item: Covered) -> str:
     region = tx.state.regions.get(item.region_id)
     if region is None:
-        return f"region {item.region_id} does not exist"
+        return f"region {region_text(item.region_id)} does not exist"
     if item.manifest_epoch > region.epoch:
-        return f"no manifest of region {item.region_id} can have epoch {item.manifest_epoch}: it is at {region.epoch}"
+        epoch, now = token_text(item.manifest_epoch), token_text(region.epoch)
+        return f"no manifest of region {region_text(item.region_id)} can have epoch {epoch}: it is at {now}"
     named = {(s.lane, s.stay_epoch): s for s in item.stays}
     kept: list[Stay] = []
     for stay in region.stays:
@@ -156,10 +160,11 @@ def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
     if migration and (migration.target.node_id, migration.target.incarnation) == (item.node_id, item.incarnation):
         epoch = tx.state.regions[item.region_id].epoch
         if item.epoch != epoch:
-            return f"it failed under epoch {item.epoch}; region {item.region_id} is at {epoch}"
+            return f"it failed under epoch {item.epoch}; region {region_text(item.region_id)} is at {epoch}"
         source = migration.source.node_id
         tx.end_migration(item.region_id)
-        said = f"the move of region {item.region_id} was cancelled: {item.node_id} could not take it ({item.kind})"
+        region_name = region_text(item.region_id)
+        said = f"the move of region {region_name} was cancelled: {item.node_id} could not take it ({item.kind})"
         tx.event("cancel", said, (item.node_id, source), (item.region_id,), attempt=migration.attempt)
         return ""
     region = _owner(tx, item)
@@ -190,7 +195,7 @@ def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
     state.failures[item.region_id] = Failure(item.epoch, item.kind, message, item.read_only, tx.wall_ms, times)
     if fresh:
         how = "serves reads only" if item.read_only else "does not serve"
-        said = f"region {item.region_id} {how} on {item.node_id}: {item.kind}, {message or 'no message'}"
+        said = f"region {region_text(item.region_id)} {how} on {item.node_id}: {item.kind}, {message or 'no message'}"
         tx.event("region_failed", said, (item.node_id,), (item.region_id,), token=item.epoch, failure=item.kind)
     return ""
 
@@ -209,7 +214,7 @@ def _closed(tx: Transaction, batch: _Batch, item: Closed) -> str:
     if isinstance(region, str):
         return region
     if region.phase is not Phase.DROPPING:
-        return f"region {item.region_id} is not being dropped"
+        return f"region {region_text(item.region_id)} is not being dropped"
     for stay in region.stays:
         tx.cover_lane(stay.lane, stay.covered)
     tx.set_region(item.region_id, None)

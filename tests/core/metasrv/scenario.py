@@ -18,12 +18,16 @@ from metasrv.core.routes import table_routes
 from tests.core.metasrv.world import Agent, World
 
 _BIG = re.compile(r"\b\d{10,}\b")
+_TOKEN = re.compile(r"\b0x([0-9a-f]{9,16})\b")
+_REGION = re.compile(r"([Rr]egion) (\d+\.\d+)\b")
 _HEX = re.compile(r"/0*([0-9a-f]{9,16})/")
 
 
 def short(text: str) -> str:
     """Tokens and region ids as people read them."""
     text = _HEX.sub(lambda m: f"/{_short(int(m.group(1), 16))}/", text)
+    text = _TOKEN.sub(lambda m: _short(int(m.group(1), 16)), text)
+    text = _REGION.sub(r"\1 r\2", text)
     return _BIG.sub(lambda m: _short(int(m.group())), text)
 
 

@@ -2,10 +2,14 @@
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import msgspec
+
+from groundwork.adapters.config import TlsConfig
 
 Kind = Literal["metasrv", "datanode", "frontend"]
 PROGRAMS: Mapping[Kind, str] = {"metasrv": "metasrv", "datanode": "datanode-agent", "frontend": "metasrv-frontend"}
@@ -88,8 +92,12 @@ def ports_needed(datanode_sites: Sequence[int] = DATANODE_SITES) -> int:
 
 
 def plan_layout(folder: Path, ports: Sequence[int], timing: Timing, cluster_id: str = "",
-                datanode_sites: Sequence[int] = DATANODE_SITES) -> Layout:  # fmt: skip
-    """Three metasrv in sites 1 to 3, datanodes of two lanes each where told, a frontend in sites 1 and 2."""
+                datanode_sites: Sequence[int] = DATANODE_SITES,
+                tls: Callable[[str], TlsConfig] | None = None) -> Layout:  # fmt: skip
+    """Three metasrv in sites 1 to 3, datanodes of two lanes each where told, a frontend in sites 1 and 2.
+
+    `tls` gives the PEM files of each member, by its name; without it all of them speak plain text on loopback.
+    """
     folder = folder.resolve()
     cluster_id = cluster_id or secrets.token_hex(16)
     free = iter(f"127.0.0.1:{port}" for port in ports)
@@ -103,6 +111,8 @@ def plan_layout(folder: Path, ports: Sequence[int], timing: Timing, cluster_id: 
         base: Toml = {**common, "node_id": name, "locality": f"site-{site}/zone-a", "http_listen": http}
         if kind != "frontend":
             base = {**base, "listen": listen, "data_dir": str(folder / name)}
+        if tls is not None:
+            more = {**more, "tls": msgspec.structs.asdict(tls(name))}
         members.append(Member(name, kind, site, listen, http, {**base, **more}))
 
     for name, (site, listen, http) in replicas.items():

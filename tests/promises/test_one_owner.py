@@ -174,7 +174,8 @@ def test_p2_an_old_owner_cannot_flush_over_the_new_one() -> None:
         await b.open(11, over=[a.lane])
         [outcome] = await a.engine.flush([])
         assert outcome.outcome == pb.NOT_OWNER and a.state() == "failed"
-        assert a.last("failed").failed.kind == "fenced"
+        await a.until(lambda: any(r.HasField("failed") for r in a.reports))  # it looks first where its stay ended
+        assert a.last("failed").failed.kind == "fenced" and not a.last("failed").failed.HasField("position")
         assert await b.rows(11) == [ROW]
         with pytest.raises(AlreadyExists):
             await a.store.create(f"lanes/{a.lane}/{2:020d}", b"")  # the SEAL stands where its next append would go

@@ -204,6 +204,7 @@ class Flusher:
         manifest = region.manifest
         if manifest is None or region.state not in OWNS:
             return
+        stay = region.stay
         grace_ms, now_ms = self._context.config.delete_grace_ms, self._context.clock.now_ms()
         due = [d for d in region.doomed if now_ms - d[0] >= grace_ms and not region.readers.get(d[1])]
         if due:
@@ -211,9 +212,10 @@ class Flusher:
             region.doomed = [d for d in region.doomed if d not in due]
         if manifest.version % self._context.config.manifests_kept == 0:
             await self._manifests.clean(region.region_id, manifest.version)
-        stay = region.stay
+        if not region.stays_in(stay.key) or region.manifest is None:
+            return  # taken away meanwhile: what is an orphan is for its next owner to say
         if region.swept_epoch != stay.epoch and now_ms - region.claimed_ms >= grace_ms:
-            await self._sweep(region, manifest, stay.epoch)
+            await self._sweep(region, region.manifest, stay.epoch)
 
     async def _sweep(self, region: Region, manifest: Manifest, claim_epoch: int) -> None:
         """Once per claim: unreferenced files of an epoch below it. None of them can be named by anybody again."""

@@ -1,10 +1,35 @@
-"""`python -m tests.sim.run --seed N`: replays one history exactly, and says what went wrong in it."""
+"""`python -m tests.sim.run --seed N` replays one history exactly and says what went wrong in it.
+
+`--seeds K` runs K of them from N on; `--soak SECONDS` runs fresh ones on every core and prints what they reached.
+"""
 
 import argparse
 import os
+import random
+import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class Report(msgspec.Struct):
+    """One history, as one line of JSON."""
+
+    seed: int
+    digest: str
+    failures: list[str]
+    cpu_s: float
+    virtual_s: float
+    writes: int
+    reads: int
+    failovers: int
+    faults: dict[str, int]
+    marks: dict[str, int]
+    outages_s: list[float]
 
 
 def fixed_hashes() -> None:
@@ -14,34 +39,108 @@ def fixed_hashes() -> None:
         os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": "0"})
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sim.run")
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--seeds", type=int, default=1, help="so many, from --seed on")
-    parser.add_argument("--trace", action="store_true", help="print every event")
-    options = parser.parse_args()
-    fixed_hashes()
+def one(seed: int, trace: Path | None = None) -> Report:
+    """Run one history; its trace goes to a file."""
     from tests.sim.world import World
 
-    failed = 0
-    for seed in range(options.seed, options.seed + options.seeds):
-        began = time.process_time()
-        world = World(seed).run()
-        h = world.clients.history
-        if options.trace or world.failures:
-            Path(f"/tmp/sim-{seed}.trace").write_text("\n".join(world.trace.lines))
-        if options.trace:
-            print("\n".join(world.trace.lines))
+    began_s = time.process_time()
+    world = World(seed).run()
+    history = world.clients.history
+    if trace is not None:
+        trace.write_text("\n".join(world.trace.lines) + "\n")
+    return Report(
+        seed, world.trace.digest, world.failures, time.process_time() - began_s, world.virtual_s, history.writes,
+        history.strong_reads + history.lease_reads, world.checks.failovers, dict(world.trace.faults),
+        dict(world.trace.marks), history.outages_s,
+    )  # fmt: skip
+
+
+def say(report: Report) -> None:
+    """For people: one line, and what went wrong with the command that replays it."""
+    print(
+        f"seed {report.seed}: {report.cpu_s:.2f} CPU s for {report.virtual_s:.0f} s, {report.writes} writes, "
+        f"{report.reads} reads, {report.failovers} failovers, trace {report.digest}, faults {report.faults}"
+    )
+    for failure in report.failures[:4]:
+        print("    ", failure)
+    if report.failures:
+        print(f"    replay: python -m tests.sim.run --seed {report.seed}", flush=True)
+
+
+def summary(reports: list[Report], wall_s: float) -> None:
+    """What a soak comes to."""
+    faults: Counter[str] = Counter()
+    marks: Counter[str] = Counter()
+    outages = sorted(s for r in reports for s in r.outages_s)
+    for report in reports:
+        faults.update(report.faults)
+        marks.update(report.marks)
+    hours = sum(r.virtual_s for r in reports) / 3600
+    cpu_s = sum(r.cpu_s for r in reports) / max(1, len(reports))
+    print(f"{len(reports)} seeds in {wall_s:.0f} s: {len(reports) / wall_s:.1f} seeds/s, {cpu_s:.2f} CPU s a seed")
+    print(f"{hours:.1f} simulated hours, {sum(r.writes for r in reports)} writes acknowledged, ", end="")
+    print(f"{sum(r.reads for r in reports)} reads checked, {sum(r.failovers for r in reports)} failovers")
+    print(f"{sum(faults.values())} faults: {', '.join(f'{k} {n}' for k, n in sorted(faults.items()))}")
+    print(f"marks reached: {', '.join(f'{k} {n}' for k, n in sorted(marks.items())) or 'none'}")
+    if outages:
+        at = [outages[min(len(outages) - 1, int(len(outages) * q))] for q in (0.5, 0.99)]
         print(
-            f"seed {seed}: {time.process_time() - began:.2f} CPU s, {world.virtual_s:.0f} s, {world.trace.digest}, "
-            f"{h.writes} writes, {h.strong_reads}+{h.lease_reads} reads, failovers {world.checks.failovers}, "
-            f"packets {world.fabric.packets}, faults {dict(world.trace.faults)}"
+            f"writes that met an outage: {len(outages)}, p50 {at[0]:.2f} s, p99 {at[1]:.2f} s, max {outages[-1]:.2f} s"
         )
-        for failure in world.failures[:4]:
-            print("   ", failure)
-        failed += bool(world.failures)
-    sys.exit(1 if failed else 0)
+    failed = [r for r in reports if r.failures]
+    print(f"{len(failed)} seeds failed{': ' + ', '.join(str(r.seed) for r in failed[:50]) if failed else ''}")
+
+
+def soak(seconds: float, cores: int) -> list[Report]:
+    """Fresh seeds in one process a core, each with seeds of its own."""
+    first = random.SystemRandom().randrange(1 << 31) * 1_000
+    until = str(time.time() + seconds)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.sim.run", "--seed", str(first + n), "--step", str(cores), "--until", until,
+             "--json"],
+            stdout=subprocess.PIPE, text=True,
+        )
+        for n in range(cores)
+    ]  # fmt: skip
+    reports = []
+    for worker in workers:
+        told, _ = worker.communicate()
+        reports += [msgspec.json.decode(line, type=Report) for line in told.splitlines() if line.startswith("{")]
+        if worker.returncode not in (0, 1):
+            print(f"a worker ended with {worker.returncode}: {told[-2000:]}")
+    return reports
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sim.run", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--step", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, default=0.0, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="one JSON object a seed")
+    parser.add_argument("--trace", type=Path, help="a file for every event of the (last) history")
+    parser.add_argument("--soak", type=float, metavar="SECONDS")
+    options = parser.parse_args()
+    fixed_hashes()
+    began = time.monotonic()
+    if options.soak:
+        reports = soak(options.soak, os.cpu_count() or 1)
+        for report in reports:
+            if report.failures:
+                say(report)
+        summary(reports, time.monotonic() - began)
+        sys.exit(any(r.failures for r in reports))
+    failed = False
+    seed, count = options.seed, 0
+    while time.time() < options.until if options.until else count < options.seeds:
+        report = one(seed, options.trace)
+        failed |= bool(report.failures)
+        show: Any = print if options.json else say
+        show(msgspec.json.encode(report).decode() if options.json else report)
+        seed, count = seed + options.step, count + 1
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

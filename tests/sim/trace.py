@@ -88,7 +88,9 @@ class Trace:
         error = event.pop("exc_info", None)
         self.note(who, what, **event)
         if method in _LEVELS and what not in ALLOWED_ERRORS:
-            self.error(who, f"{what} {event} {_told(error)}")
+            told = _told(error)
+            if not (what == "raft_turn_failed" and told.rstrip().endswith("[Errno 5] Input/output error")):
+                self.error(who, f"{what} {event} {told}")
         raise structlog.DropEvent
 
     def _marked(self, name: str) -> None:

@@ -29,6 +29,7 @@ from protos.metasrv.v1 import nodes_pb2
 
 log = structlog.get_logger()
 KNOWN_MAX = 100_000
+DAMAGE_SAID_MAX = 20
 
 
 class Orders:
@@ -200,7 +201,13 @@ class Orders:
             return
         opened = await self._opener.open(region, order, lane, warm, region.known_version)
         self._context.metrics.open_ms.observe(self._context.clock.now_ms() - began_ms)
-        if opened.damage:
+        if opened.damage and order.accept_loss:
+            log.error(
+                "loss_accepted", region_id=region.region_id, epoch=region.epoch, places=len(opened.damage),
+                first=[(d.position, d.reason) for d in opened.damage[:DAMAGE_SAID_MAX]],
+                means="these entries are lost for good: the region serves without them",
+            )  # fmt: skip
+        elif opened.damage:
             worst = opened.damage[0]
             region.step(Event.DAMAGED)
             message = (

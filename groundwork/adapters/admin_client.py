@@ -150,6 +150,19 @@ class AdminClient:
         request = admin_pb2.TransferLeaderRequest(sender=self.calls.sender, to=to, dry_run=dry_run, who=self.who)
         return await self.calls.call(lambda c: AdminStub(c).TransferLeader, request, admin_pb2.PlanReply, deadline_ms)
 
+    async def accept_loss(
+        self, region_id: int, *, dry_run: bool = False, request_id: str = "", deadline_ms: float = DEADLINE_MS
+    ) -> admin_pb2.PlanReply:
+        """Let a region that is read-only for damaged entries serve without them, for good."""
+        request = admin_pb2.AcceptLossRequest(
+            sender=self.calls.sender,
+            region_id=region_id,
+            dry_run=dry_run,
+            who=self.who,
+            request_id=request_id or uuid.uuid4().hex,
+        )
+        return await self.calls.call(lambda c: AdminStub(c).AcceptLoss, request, admin_pb2.PlanReply, deadline_ms)
+
     async def events(self, from_revision: int = 0, *, follow: bool = False) -> AsyncIterator[admin_pb2.Event]:
         """The audit trail after a revision, going on at another replica when a stream breaks. `follow`: for ever."""
         broken = 0

@@ -1,4 +1,4 @@
-"""Commands that change: migrate, drain, pause, resume, cancel, leader transfer. Each shows its plan first."""
+"""Commands that change: migrate, drain, pause, resume, cancel, accept-loss, leader transfer; each shows a plan."""
 
 import getpass
 import re
@@ -165,6 +165,23 @@ def cancel(ctx: click.Context, procedure: str, dry_run: bool, yes: bool) -> None
     _change(ctx, propose, dry_run, yes)
 
 
+@click.command("accept-loss")
+@click.argument("region", metavar="TABLE_ID.PARTITION")
+@_options
+@click.pass_context
+def accept_loss(ctx: click.Context, region: str, dry_run: bool, yes: bool) -> None:
+    """Give up the damaged entries of a read-only region for good: it serves without them. See `explain` first."""
+    region_id, request_id = render.parse_region(region), uuid.uuid4().hex
+
+    def propose(client: Metasrv, dry: bool) -> admin_pb2.PlanReply:
+        request = admin_pb2.AcceptLossRequest(
+            sender=client.sender, region_id=region_id, dry_run=dry, who=_who(), request_id="" if dry else request_id
+        )
+        return client.ask(lambda r: r.admin.AcceptLoss, request)
+
+    _change(ctx, propose, dry_run, yes)
+
+
 @click.group()
 def leader() -> None:
     """The leadership of metasrv."""
@@ -184,4 +201,4 @@ def transfer(ctx: click.Context, to: str, dry_run: bool, yes: bool) -> None:
     _change(ctx, propose, dry_run, yes)
 
 
-COMMANDS = (migrate, drain, pause, resume, cancel, leader)
+COMMANDS = (migrate, drain, pause, resume, cancel, accept_loss, leader)

@@ -83,6 +83,10 @@ class Admin(AdminServicer):
         """Hand leadership to another replica."""
         return await self._forwarder.run(request, context, self._transfer, lambda c: AdminStub(c).TransferLeader)
 
+    async def AcceptLoss(self, request: admin_pb2.AcceptLossRequest, context: Any) -> admin_pb2.PlanReply:
+        """Let a region with damaged entries serve without them."""
+        return await self._forwarder.run(request, context, self._accept_loss, lambda c: AdminStub(c).AcceptLoss)
+
     async def Procedures(self, request: admin_pb2.ProceduresRequest, context: Any) -> admin_pb2.ProceduresReply:
         """Those in flight, and on request those that ended."""
         state = self._machine.state
@@ -232,6 +236,17 @@ class Admin(AdminServicer):
             await self._proposer.consensus.transfer(to)
             log.info("leadership_transferred", to=to, who=request.who)
         return admin_pb2.PlanReply(committed=not request.dry_run, summary=sentence)
+
+    async def _accept_loss(self, request: admin_pb2.AcceptLossRequest) -> admin_pb2.PlanReply:
+        if answered := self._answered(request.request_id):
+            return answered
+        command = commands.AcceptLoss(
+            request_id=request.request_id,
+            wall_ms=self._proposer.clock.wall_ms(),
+            region_id=request.region_id,
+            who=request.who,
+        )
+        return await self._commit(planner.plan_accept_loss(self._machine.state, command), request.dry_run)
 
     async def _best_follower(self) -> str:
         """The follower in reach that has applied most."""

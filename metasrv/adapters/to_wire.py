@@ -56,6 +56,7 @@ def order_to_wire(order: Order) -> nodes_pb2.Order:
         over=[lane_to_wire(lane) for lane in order.over],
         from_lane=None if order.from_lane is None else lane_to_wire(order.from_lane),
         revision=order.revision,
+        accept_loss=order.accept_loss,
     )
 
 

@@ -186,6 +186,13 @@ class Placement(Struct, frozen=True, array_like=True):
     target: Lane
 
 
+class AcceptLoss(Command, frozen=True, kw_only=True):
+    """A region that its owner opened read-only, for damaged entries, is to serve without them. The value: its epoch."""
+
+    region_id: RegionId
+    who: Name = ""
+
+
 class StartMigration(Command, frozen=True, kw_only=True):
     """Targets begin to tail. All regions share one attempt token: the value. Those that cannot move are left out."""
 
@@ -331,8 +338,8 @@ class Reports(Command, frozen=True, kw_only=True):
 
 AnyCommand = (
     Bootstrap | SetConfig | Pause | Resume | Note | Register | Release | Suspect | Clear | Forget
-    | CreateTable | WidenTable | DropTable | Failover | Reopen | StartMigration | CancelMigration | Drain | Undrain
-    | Trim | Reports
+    | CreateTable | WidenTable | DropTable | Failover | Reopen | AcceptLoss | StartMigration | CancelMigration
+    | Drain | Undrain | Trim | Reports
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

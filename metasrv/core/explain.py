@@ -69,6 +69,8 @@ def explain_region(state: State, region_id: int) -> list[str]:
     failure = state.failures.get(region_id)
     if failure:
         now.append(f"Its owner reported, {failure.times} times: {failure.kind}, {failure.message or 'no message'}.")
+        if failure.accepted:
+            now.append("An operator accepted the loss: it is to serve without the damaged entries.")
     for stay in region.stays:
         over = "over" if state.is_over(stay.lane) else "open"
         now.append(

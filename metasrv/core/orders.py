@@ -37,6 +37,7 @@ class Order(Struct, frozen=True):
     over: tuple[Lane, ...] = ()
     from_lane: Lane | None = None
     revision: int = 0  # of the state that it was read from
+    accept_loss: bool = False  # serve without damaged entries: an operator accepted that they are lost
 
 
 class TrimOrder(Struct, frozen=True):
@@ -90,8 +91,13 @@ def _owner_order(state: State, region_id: int, region: Region, migration: Migrat
     over = tuple(sorted({s.lane for s in region.stays if state.is_over(s.lane)}))
     return Order(
         region_id, table_of(region_id), kind, region.epoch, attempt, region.lane.index, region.ends, over,
-        region.lane, state.revision,
+        region.lane, state.revision, kind is OrderKind.OPEN and _accepted(state, region_id),
     )  # fmt: skip
+
+
+def _accepted(state: State, region_id: int) -> bool:
+    failure = state.failures.get(region_id)
+    return failure is not None and failure.accepted
 
 
 def trimmer_of(state: State, lane: Lane) -> str | None:

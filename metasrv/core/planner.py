@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from groundwork.core.check import require
-from groundwork.core.errors import BadInput
+from groundwork.core.errors import BadInput, Refused
 from groundwork.core.ids import Lane, region_text, table_of
 from metasrv.core import linter
-from metasrv.core.commands import AnyCommand, Drain, Ended, Failover, Move, Placement, StartMigration
+from metasrv.core.commands import AcceptLoss, AnyCommand, Drain, Ended, Failover, Move, Placement, StartMigration
 from metasrv.core.events import regions_said
 from metasrv.core.leases import Inventory
 from metasrv.core.placement import Pool, pause_of
@@ -247,3 +247,21 @@ def plan_drain(
     sentence = f"{node_id} is drained of {regions_said(len(steps) + unplaced)}" + (f", to {to}" if to else "")
     command = Drain(node_id=node_id, who=who, by_node=by_node, wall_ms=wall_ms, request_id=request_id)
     return Plan(sentence, command, tuple(steps), unplaced, why)
+
+
+def plan_accept_loss(state: State, command: AcceptLoss) -> Plan:
+    """What serving without the damaged entries means. Raises Refused("conflict") where no loss waits to be accepted."""
+    region, failure = state.regions.get(command.region_id), state.failures.get(command.region_id)
+    if region is None:
+        raise Refused("not_found", f"there is no region {region_text(command.region_id)}")
+    if failure is None or not failure.read_only or failure.kind != "damaged":
+        raise Refused(
+            "conflict", f"region {region_text(command.region_id)} has no damaged entries: there is no loss to accept"
+        )
+    if failure.accepted:
+        raise Refused(
+            "conflict", f"the loss in region {region_text(command.region_id)} was accepted: it is on its way to serve"
+        )
+    node_id = region.lane.node_id
+    said = f"Region {region_text(command.region_id)} gives up what is damaged, for good, and serves on {node_id}: {failure.message}"
+    return Plan(said, command, (PlanStep(command.region_id, node_id, node_id, "accept the loss"),))

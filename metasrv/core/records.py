@@ -155,6 +155,7 @@ class Failure(Struct, frozen=True, array_like=True):
     read_only: bool
     wall_ms: int
     times: int = 1
+    accepted: bool = False  # an operator accepted the loss: forgotten when the region serves
 
 
 class Config(Struct, frozen=True):

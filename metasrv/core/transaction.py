@@ -138,7 +138,9 @@ class Transaction:
             named = {(s.lane, s.epoch) for s in stays}
             carried = tuple(e for e in carried if (e.lane, e.stay_epoch) in named)
         phase = Phase.DROPPING if old and old.phase is Phase.DROPPING else Phase.OPENING
-        state.failures.pop(region_id, None)
+        failure = state.failures.get(region_id)
+        if failure is not None and not failure.accepted:
+            del state.failures[region_id]
         self.set_region(region_id, Region(target, epoch, phase, epoch, (*stays, Stay(target, epoch)), carried))
         record = state.lanes[target]
         if record.changed != self.revision:

@@ -5,6 +5,7 @@ from typing import Any
 
 from metasrv.core.apply import cluster, migrations, nodes, ownership, reports, tables
 from metasrv.core.commands import (
+    AcceptLoss,
     Bootstrap,
     CancelMigration,
     Clear,
@@ -48,6 +49,7 @@ HANDLERS: dict[type, Callable[[Transaction, Any], int]] = {
     DropTable: tables.drop,
     Failover: ownership.failover,
     Reopen: ownership.reopen,
+    AcceptLoss: ownership.accept_loss,
     Trim: ownership.trim,
     StartMigration: migrations.start,
     CancelMigration: migrations.cancel,

@@ -4,8 +4,10 @@ A region leaves a lane only by that lane's end or by its owner's committed last 
 failover moves regions of lanes that are over, and nothing else.
 """
 
-from groundwork.core.ids import Lane
-from metasrv.core.commands import Failover, Reopen, Trim
+from msgspec.structs import replace
+
+from groundwork.core.ids import Lane, region_text
+from metasrv.core.commands import AcceptLoss, Failover, Reopen, Trim
 from metasrv.core.events import regions_said
 from metasrv.core.orders import trimmer_of
 from metasrv.core.records import NodeStatus, Phase
@@ -80,6 +82,22 @@ def reopen(tx: Transaction, cmd: Reopen) -> int:
         state.failures[region_id] = failure  # how often it failed is still wanted
     nodes = sorted({state.regions[r].lane.node_id for r in chosen})
     tx.event("reopen", cmd.sentence or f"{regions_said(len(chosen))} to open again under a new epoch", nodes, chosen)
+    return tx.epoch()
+
+
+def accept_loss(tx: Transaction, cmd: AcceptLoss) -> int:
+    """The same lane under a new epoch (the value), to be claimed and served without the damaged entries."""
+    state, region, name = tx.state, tx.state.regions.get(cmd.region_id), region_text(cmd.region_id)
+    failure = state.failures.get(cmd.region_id)
+    if region is None or failure is None or not failure.read_only or failure.kind != "damaged":
+        raise Refused(f"region {name} is not read-only for damaged entries: there is no loss to accept")
+    if failure.accepted or region.phase is not Phase.OPENING or state.is_over(region.lane):
+        raise Refused(f"region {name} is on its way to serve, or to another owner, already")
+    state.failures[cmd.region_id] = replace(failure, accepted=True)
+    tx.assign(cmd.region_id, region.lane)
+    node_id = region.lane.node_id
+    said = f"{cmd.who or 'somebody'} accepts a loss in region {name} on {node_id}: {failure.message}"
+    tx.event("accept_loss", said, (node_id,), (cmd.region_id,), who=cmd.who, lost=failure.message)
     return tx.epoch()
 
 

@@ -192,7 +192,9 @@ def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
     times = before.times + 1 if before and before.epoch != item.epoch else before.times if before else 1
     message = item.message[:MESSAGE_CHARS_MAX]
     fresh = before is None or (before.epoch, before.kind) != (item.epoch, item.kind)
-    state.failures[item.region_id] = Failure(item.epoch, item.kind, message, item.read_only, tx.wall_ms, times)
+    state.failures[item.region_id] = Failure(
+        item.epoch, item.kind, message, item.read_only, tx.wall_ms, times, before is not None and before.accepted
+    )
     if fresh:
         how = "serves reads only" if item.read_only else "does not serve"
         said = f"region {region_text(item.region_id)} {how} on {item.node_id}: {item.kind}, {message or 'no message'}"

@@ -428,6 +428,38 @@ class TransferLeaderRequest(_message.Message):
 Global___TransferLeaderRequest: _TypeAlias = TransferLeaderRequest  # noqa: Y015
 
 @_typing.final
+class AcceptLossRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENDER_FIELD_NUMBER: _builtins.int
+    REGION_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    region_id: _builtins.int
+    dry_run: _builtins.bool
+    who: _builtins.str
+    request_id: _builtins.str
+    @_builtins.property
+    def sender(self) -> _types_pb2.Sender: ...
+    def __init__(
+        self,
+        *,
+        sender: _types_pb2.Sender | None = ...,
+        region_id: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+        who: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sender", b"sender"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "region_id", b"region_id", "request_id", b"request_id", "sender", b"sender", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptLossRequest: _TypeAlias = AcceptLossRequest  # noqa: Y015
+
+@_typing.final
 class PlanStep(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -84,6 +84,11 @@ class AdminStub:
                 request_serializer=protos_dot_metasrv_dot_v1_dot_admin__pb2.TransferLeaderRequest.SerializeToString,
                 response_deserializer=protos_dot_metasrv_dot_v1_dot_admin__pb2.PlanReply.FromString,
                 _registered_method=True)
+        self.AcceptLoss = channel.unary_unary(
+                '/metasrv.v1.Admin/AcceptLoss',
+                request_serializer=protos_dot_metasrv_dot_v1_dot_admin__pb2.AcceptLossRequest.SerializeToString,
+                response_deserializer=protos_dot_metasrv_dot_v1_dot_admin__pb2.PlanReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -149,6 +154,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptLoss(self, request, context):
+        """A region that is read-only, since acknowledged entries are damaged, serves again without them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -200,6 +212,11 @@ def add_AdminServicer_to_server(servicer, server):
             'TransferLeader': grpc.unary_unary_rpc_method_handler(
                     servicer.TransferLeader,
                     request_deserializer=protos_dot_metasrv_dot_v1_dot_admin__pb2.TransferLeaderRequest.FromString,
+                    response_serializer=protos_dot_metasrv_dot_v1_dot_admin__pb2.PlanReply.SerializeToString,
+            ),
+            'AcceptLoss': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptLoss,
+                    request_deserializer=protos_dot_metasrv_dot_v1_dot_admin__pb2.AcceptLossRequest.FromString,
                     response_serializer=protos_dot_metasrv_dot_v1_dot_admin__pb2.PlanReply.SerializeToString,
             ),
     }
@@ -472,6 +489,33 @@ class Admin:
             target,
             '/metasrv.v1.Admin/TransferLeader',
             protos_dot_metasrv_dot_v1_dot_admin__pb2.TransferLeaderRequest.SerializeToString,
+            protos_dot_metasrv_dot_v1_dot_admin__pb2.PlanReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptLoss(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metasrv.v1.Admin/AcceptLoss',
+            protos_dot_metasrv_dot_v1_dot_admin__pb2.AcceptLossRequest.SerializeToString,
             protos_dot_metasrv_dot_v1_dot_admin__pb2.PlanReply.FromString,
             options,
             channel_credentials,

@@ -41,6 +41,8 @@ class AdminStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainReply]
     Events: _grpc.UnaryStreamMultiCallable[_admin_pb2.EventsRequest, _admin_pb2.Event]
     TransferLeader: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TransferLeaderRequest, _admin_pb2.PlanReply]
+    AcceptLoss: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AcceptLossRequest, _admin_pb2.PlanReply]
+    """A region that is read-only, since acknowledged entries are damaged, serves again without them."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -55,6 +57,8 @@ class AdminAsyncStub(AdminStub):
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainReply]  # type: ignore[assignment]
     Events: _aio.UnaryStreamMultiCallable[_admin_pb2.EventsRequest, _admin_pb2.Event]  # type: ignore[assignment]
     TransferLeader: _aio.UnaryUnaryMultiCallable[_admin_pb2.TransferLeaderRequest, _admin_pb2.PlanReply]  # type: ignore[assignment]
+    AcceptLoss: _aio.UnaryUnaryMultiCallable[_admin_pb2.AcceptLossRequest, _admin_pb2.PlanReply]  # type: ignore[assignment]
+    """A region that is read-only, since acknowledged entries are damaged, serves again without them."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -126,5 +130,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.TransferLeaderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.PlanReply, _abc.Awaitable[_admin_pb2.PlanReply]]: ...
+
+    @_abc_1.abstractmethod
+    def AcceptLoss(
+        self,
+        request: _admin_pb2.AcceptLossRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PlanReply, _abc.Awaitable[_admin_pb2.PlanReply]]:
+        """A region that is read-only, since acknowledged entries are damaged, serves again without them."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -199,6 +199,7 @@ class Order(_message.Message):
     OVER_FIELD_NUMBER: _builtins.int
     FROM_LANE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    ACCEPT_LOSS_FIELD_NUMBER: _builtins.int
     region_id: _builtins.int
     table_id: _builtins.int
     kind: Global___OrderKind.ValueType
@@ -207,6 +208,8 @@ class Order(_message.Message):
     lane_index: _builtins.int
     """the owner's lane that the region writes to"""
     revision: _builtins.int
+    accept_loss: _builtins.bool
+    """OPEN: serve without the damaged entries; an operator accepted that they are lost"""
     @_builtins.property
     def ends(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.StayEnd]:
         """committed hand-over positions of stays that are not closed in the manifest yet"""
@@ -230,10 +233,11 @@ class Order(_message.Message):
         over: _abc.Iterable[_types_pb2.Lane] | None = ...,
         from_lane: _types_pb2.Lane | None = ...,
         revision: _builtins.int = ...,
+        accept_loss: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["from_lane", b"from_lane"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "ends", b"ends", "epoch", b"epoch", "from_lane", b"from_lane", "kind", b"kind", "lane_index", b"lane_index", "over", b"over", "region_id", b"region_id", "revision", b"revision", "table_id", b"table_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_loss", b"accept_loss", "attempt", b"attempt", "ends", b"ends", "epoch", b"epoch", "from_lane", b"from_lane", "kind", b"kind", "lane_index", b"lane_index", "over", b"over", "region_id", b"region_id", "revision", b"revision", "table_id", b"table_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -184,3 +184,32 @@ def test_who_registers_late_is_not_suspect(tmp_path: Path) -> None:
             await node.close()
 
     asyncio.run(story())
+
+
+def test_a_loss_is_accepted_by_name(tmp_path: Path) -> None:
+    """Admin.AcceptLoss: refused while nothing is damaged; a dry run changes nothing; then the order carries it."""
+
+    async def story() -> None:
+        async with solo(tmp_path) as (service, routes), datanode(service.config.listen, "dn-1") as node:
+            admin = AdminClient(routes.calls, who="ann")
+            table = await routes.create_table("cpu", CPU)
+            region_id = table.region_ids[0]
+            with pytest.raises(Refused, match="no loss to accept"):
+                await admin.accept_loss(region_id)
+            with pytest.raises(Refused, match="no region"):
+                await admin.accept_loss(99)
+            orders = node.orders()
+            epoch = (await orders.read()).orders[0].epoch
+            damaged = nodes_pb2.RegionReport(region_id=region_id, epoch=epoch)
+            damaged.failed.kind, damaged.failed.message, damaged.failed.read_only = "damaged", "1 place, at 7", True
+            await node.nodes.Report(nodes_pb2.ReportRequest(sender=node.sender, regions=[damaged]), timeout=5)
+            plan = await admin.accept_loss(region_id, dry_run=True)
+            assert not plan.committed and "1 place, at 7" in plan.summary
+            assert (await admin.accept_loss(region_id, request_id="once")).committed
+            assert (await admin.accept_loss(region_id, request_id="once")).committed, "a repeat is answered the same"
+            while not (told := await orders.read()).orders or told.orders[0].epoch == epoch:
+                pass
+            assert told.orders[0].accept_loss and told.orders[0].kind == nodes_pb2.OPEN
+            orders.cancel()
+
+    asyncio.run(story())

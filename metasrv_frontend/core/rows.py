@@ -18,6 +18,7 @@ from metasrv_frontend.core.line_values import BadLine
 
 # One write of one region: well below the message limit, so that a lane's group commit stays a reasonable object.
 PIECE_BYTES_MAX = 4 << 20
+FEW_ROWS = 64  # a list is quicker than the compute library up to here
 
 
 class Piece(NamedTuple):
@@ -80,19 +81,23 @@ def new_fields(table: TableInfo, lines: TableLines) -> tuple[Column, ...]:
 
 def record_batch(table: TableInfo, lines: TableLines) -> pa.RecordBatch:
     """All rows as one batch in the order of the table's schema. Every column of `lines` must be in it."""
-    series = np.asarray(lines.row_series, dtype=np.int64)
+    rows = len(lines.row_series)
+    series = np.asarray(lines.row_series, dtype=np.int64) if rows > FEW_ROWS else None
     arrays: list[pa.Array[Any]] = []
     schema = arrow_schema(table.schema)
     for column, kind in zip(table.schema.columns, schema.types, strict=True):
         if column.role is Role.TAG:
-            values = pa.array([tags.get(column.name, "") for tags in lines.series], kind)
-            arrays.append(values.take(series))
+            values = [tags.get(column.name, "") for tags in lines.series]
+            if series is None:
+                arrays.append(pa.array([values[n] for n in lines.row_series], kind))
+            else:
+                arrays.append(pa.array(values, kind).take(series))
         elif column.role is Role.TIME:
-            arrays.append(pa.array(np.asarray(lines.times_ns, dtype=np.int64)).cast(kind))
+            arrays.append(pa.array(np.asarray(lines.times_ns, dtype=np.int64)).view(kind))
         elif column.name in lines.fields:
             arrays.append(pa.array(lines.fields[column.name].values, kind))
         else:
-            arrays.append(_nulls(kind, len(series)))
+            arrays.append(_nulls(kind, rows))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -137,8 +142,10 @@ def partitions_of_batch(table: TableInfo, batch: pa.RecordBatch) -> npt.NDArray[
 
 
 def _pieces(table: TableInfo, region_id: int, batch: pa.RecordBatch) -> list[Piece]:
-    count = -(-batch.nbytes // PIECE_BYTES_MAX) or 1
-    step = -(-batch.num_rows // count) or 1
+    whole = encode_batch(batch)
+    if len(whole) <= PIECE_BYTES_MAX:
+        return [Piece(region_id, batch.num_rows, table.schema.version, whole)] if batch.num_rows else []
+    step = -(-batch.num_rows // -(-len(whole) // PIECE_BYTES_MAX)) or 1
     found = []
     for start in range(0, batch.num_rows, step):
         part = batch.slice(start, step)

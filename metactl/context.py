@@ -1,6 +1,8 @@
 """Which cluster metactl talks to: --metasrv and --cluster-id, METASRV_ADDR, or what `metactl dev up` wrote down."""
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,15 @@ def read_context() -> Context | None:
         raise BadInput(
             str(path), f"not a context file ({error}): delete it, or name the cluster by --metasrv"
         ) from error
+
+
+def called() -> str:
+    """How this program is called from here, for hints that can be pasted: its name where it is on the PATH."""
+    mine = Path(sys.executable).parent / "metactl"
+    found = shutil.which("metactl")
+    if found is not None and Path(found).resolve() == mine.resolve():
+        return "metactl"
+    return str(mine.relative_to(Path.cwd())) if mine.is_relative_to(Path.cwd()) else str(mine)
 
 
 class Settings(msgspec.Struct, frozen=True):

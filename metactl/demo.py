@@ -31,6 +31,7 @@ from metactl.zombie import Zombie
 from protos.metasrv.v1 import admin_pb2, routes_pb2
 
 LEADER_DEADLINE_S = 20.0
+DECISIONS = frozenset({"suspect", "failover", "register"})
 REPORTS_S = 0.3  # a region serves a moment before metasrv has committed that it does
 
 
@@ -116,7 +117,7 @@ class Drill:
         verdict = self._verify(load)
         moved = moved_regions(before, after, fault)
         outcome = report.result(verdict, load.acks, recovery, fault, lease_ms, moved, zombie_acks)
-        self._explain(fault)
+        self._explain(fault, recovery)
         self._show(outcome, verdict)
         self._draw(outcome, load, before, after, fault)
         return outcome
@@ -222,14 +223,16 @@ class Drill:
     def _routes(self) -> routes_pb2.RoutesReply:
         return self._metasrv.routes(TABLE)
 
-    def _explain(self, fault: Fault) -> None:
-        """P6: the cluster's own sentences about what happened to the nodes that were hit, the newest."""
+    def _explain(self, fault: Fault, recovery: list[Happening]) -> None:
+        """P6: what `metactl explain` says of the nodes that were hit: why they were failed over."""
+        decided = {h.sentence for h in recovery if h.kind in DECISIONS and h.at_ms >= fault.began_ms}
         told: dict[str, None] = {}
         for node in fault.nodes:
             request = admin_pb2.ExplainRequest(sender=self._metasrv.sender, node_id=node)
-            told.update(dict.fromkeys(self._metasrv.ask(lambda r: r.admin.Explain, request).sentences[-2:]))
-        for sentence in told:
-            self._console.print(f"why: {sentence}", markup=False, highlight=False)
+            sentences = self._metasrv.ask(lambda r: r.admin.Explain, request).sentences
+            told.update(dict.fromkeys(s for s in sentences if any(why in s for why in decided)))
+        for sentence in sorted(told):  # each begins with its time
+            self._console.print(f"why: {sentence}", markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, outcome: report.Result, verdict: Verdict) -> None:
         self._console.print()

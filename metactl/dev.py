@@ -18,7 +18,7 @@ from rich.console import Console
 
 from groundwork.core.errors import BadInput
 from metactl.cluster import Cluster, ClusterFailed, is_ready
-from metactl.context import Context, write_context
+from metactl.context import Context, called, write_context
 from metactl.layout import Layout, Timing, plan_layout, ports_needed
 from metactl.ports import PortHolder
 
@@ -122,19 +122,27 @@ def _hold(cluster: Cluster, ended: threading.Event, console: Console) -> None:
 
 def tell(layout: Layout, console: Console) -> None:
     """How to talk to the cluster."""
+    me = called()
     frontend = layout.of("frontend")[0].http
     lines = [
         "",
         f"write:  curl -i -XPOST 'http://{frontend}/v1/influxdb/write?db=public' "
         "--data-binary 'weather,city=Oslo temperature=3.5'",
         f"read:   curl -XPOST 'http://{frontend}/v1/sql' --data-urlencode 'sql=SELECT * FROM weather'",  # noqa: S608 - a hint
-        "look:   metactl status; metactl routes weather; metactl events --follow",
-        "change: metactl migrate 1.0 --to dn-3 --dry-run; metactl drain dn-1 --dry-run",
-        f"elsewhere: METASRV_ADDR={','.join(layout.metasrv_addresses)} metactl status",
+        f"look:   {me} status; {me} routes weather; {me} events --follow",
+        f"change: {me} migrate 1.0 --to dn-3 --dry-run; {me} drain dn-1 --dry-run",
+        f"lose:   kill -9 $(cat {shown_path(layout.folder)}/dn-1.pid); {me} status --watch; {me} explain dn-1",
+        f"end:    {me} dev down",
+        f"elsewhere: METASRV_ADDR={','.join(layout.metasrv_addresses)} {me} status",
         "",
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def shown_path(folder: Path) -> str:
+    """A path as one would type it here."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
 def detach(folder: Path, lease_ms: int, console: Console) -> None:

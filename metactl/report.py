@@ -6,8 +6,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from metactl.context import called
 from metactl.timeline import Ack, Fault, Happening, percentile, phases_ms, replayed_entries, rto_by_region
 from metactl.verify import Verdict
+
+BAR_CELLS = 40
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -94,27 +97,37 @@ def show(console: Console, outcome: Result, verdict: Verdict) -> None:
 
 
 def show_phases(console: Console, outcome: Result) -> None:
-    """When each phase was over, as bars."""
+    """When each phase was over and how long it took, as bars that begin where the phase before ended."""
     longest = max(outcome.phases_ms.values(), default=1.0) or 1.0
     table = Table(title="time line, from the fault to the end of each phase", title_justify="left", box=None)
+    for name in ("phase", "over at", "took"):
+        table.add_column(name, justify="left" if name == "phase" else "right", style="" if name != "took" else "dim")
+    table.add_column("")
+    before = 0.0
     for phase, at_ms in outcome.phases_ms.items():
-        bar = "█" * max(1, round(40 * max(at_ms, 0.0) / longest))
-        table.add_row(phase, f"{at_ms:,.0f} ms", f"[cyan]{bar}[/cyan]")
+        began, ended = (round(BAR_CELLS * max(ms, 0.0) / longest) for ms in (before, at_ms))
+        began = min(began, BAR_CELLS - 1)
+        bar = " " * began + "█" * max(1, ended - began)
+        took = "" if phase == "last_ack" else f"{max(0.0, at_ms - before):,.0f} ms"
+        table.add_row(phase, f"{at_ms:+,.0f} ms", took, f"[cyan]{bar}[/cyan]")
+        before = max(before, at_ms)
     console.print(table)
 
 
 NEXT = {
-    "site": "a stopped process that wakes and must not acknowledge: metactl demo --fault=pause",
-    "pause": "the leader and a datanode at once: metactl demo --fault=leader",
-    "leader": "a datanode that is killed and comes back at once: metactl demo --fault=restart",
-    "restart": "one datanode, gone for good: metactl demo --fault=node",
-    "node": "a whole site with the leader in it: metactl demo --fault=site",
+    "site": ("a stopped process that wakes and must not acknowledge", "pause"),
+    "pause": ("the leader and a datanode at once", "leader"),
+    "leader": ("a datanode that is killed and comes back at once", "restart"),
+    "restart": ("one datanode, gone for good", "node"),
+    "node": ("a whole site with the leader in it", "site"),
 }
 
 
 def show_next(console: Console, fault: str) -> None:
     """What to try next."""
     console.print("next:", style="bold")
-    console.print(f"  {NEXT[fault]}", markup=False, highlight=False)
-    console.print("  a cluster to play with:  metactl dev up --detach; metactl status; metactl explain --help",
-                  markup=False, highlight=False)  # fmt: skip
+    what, other = NEXT[fault]
+    console.print(f"  {what}: {called()} demo --fault={other}", markup=False, highlight=False, soft_wrap=True)
+    me = called()
+    console.print(f"  a cluster to play with: {me} dev up --detach; {me} status; {me} --help",
+                  markup=False, highlight=False, soft_wrap=True)  # fmt: skip

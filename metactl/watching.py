@@ -1,5 +1,6 @@
 """Following metasrv's events during a drill, and telling them as they come."""
 
+import textwrap
 import threading
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ PHASE_STYLES = {
     "fault": "bold red", "suspect": "yellow", "failover": "bold magenta", "serving": "cyan", "first ack": "green",
     "register": "blue", "last ack": "red", "migration": "blue", "handover": "blue",
 }  # fmt: skip
+INDENT = 23
 QUIET_KINDS = frozenset({"serving", "covered", "trim", "table", "create_table"})
 
 
@@ -74,7 +76,9 @@ class Narrator:
         since_s = ((at_ms if at_ms is not None else self._now_ms()) - self.origin_ms) / 1000
         style = PHASE_STYLES.get(phase, "white")
         self._console.print(f"[dim]{since_s:+8.3f} s[/dim]  [{style}]{phase:<10}[/{style}] ", end="")
-        self._console.print(text, markup=False, highlight=False)
+        if self._console.is_terminal:  # else whole lines, for grep
+            text = textwrap.fill(text, max(40, self._console.width - INDENT), break_on_hyphens=False)
+        self._console.print(text.replace("\n", "\n" + " " * INDENT), markup=False, highlight=False, soft_wrap=True)
 
     def skip(self, happenings: list[Happening]) -> None:
         """What happened until now belongs to the set-up."""

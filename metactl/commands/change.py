@@ -11,7 +11,7 @@ import click
 from groundwork.core.errors import BadInput
 from metactl import render
 from metactl.asking import Metasrv
-from metactl.context import connected, console, settings
+from metactl.context import called, connected, console, settings
 from protos.metasrv.v1 import admin_pb2
 
 STEPS_SHOWN_MAX = 20
@@ -42,7 +42,17 @@ def _change(ctx: click.Context, propose: Propose, dry_run: bool, yes: bool) -> N
         if output == "json":
             click.echo(render.as_json(done))
         else:
-            click.echo(f"done: {done.summary}" + (f" (procedure {done.procedure_id:#x})" if done.procedure_id else ""))
+            click.echo(_said(done))
+
+
+def _said(done: admin_pb2.PlanReply) -> str:
+    """What became of it. A procedure has only begun: metasrv carries it on by itself."""
+    if not done.committed:
+        return done.summary
+    if not done.procedure_id:
+        return f"done: {done.summary}"
+    follow = f"{called()} procedures --watch"
+    return f"begun: {done.summary} (procedure {done.procedure_id:#x}; to follow it: {follow})"
 
 
 def _show_plan(output: str, plan: admin_pb2.PlanReply) -> None:

@@ -255,12 +255,16 @@ _ENDED = {"failover": "failover", "handover": "migration", "cancel": "migration"
 def ended(state: State) -> list[ProcedureView]:
     """Those that ended, as far as the audit trail remembers, oldest first."""
     out = []
+    began: dict[str, int] = {}
     for e in state.audit:
+        if e.kind in ("migration", "drain"):
+            began[e.fields.get("attempt", str(e.token))] = e.wall_ms
         kind = _ENDED.get(e.kind)
         if kind:
             how = "cancelled" if e.kind == "cancel" else "committed" if e.kind in ("failover", "handover") else "done"
             nodes = (*e.node_ids, "", "")
             number = int(e.fields.get("attempt", e.token))
             region_id = e.region_ids[0] if len(e.region_ids) == 1 else 0
-            out.append(ProcedureView(number, kind, how, region_id, nodes[0], nodes[1], e.sentence, 0, e.wall_ms))
+            began_ms = began.get(str(number), e.wall_ms)
+            out.append(ProcedureView(number, kind, how, region_id, nodes[0], nodes[1], e.sentence, began_ms, e.wall_ms))
     return out

@@ -136,8 +136,9 @@ def undrain(tx: Transaction, cmd: Undrain) -> int:
     """The node may be given regions again. Moves in flight go on."""
     if cmd.node_id not in tx.state.drains:
         raise Refused(f"{cmd.node_id} is not being drained")
-    del tx.state.drains[cmd.node_id]
+    procedure_id = tx.state.drains.pop(cmd.node_id).procedure_id
     if cmd.node_id in tx.state.nodes:
         tx.set_node(tx.state.nodes[cmd.node_id])
-    tx.event("undrain", f"{cmd.who or 'somebody'} ended the drain of {cmd.node_id}", (cmd.node_id,))
+    said = f"{cmd.who or 'somebody'} ended the drain of {cmd.node_id}"
+    tx.event("undrain", said, (cmd.node_id,), attempt=procedure_id)
     return 0

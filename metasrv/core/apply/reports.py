@@ -23,7 +23,7 @@ class _Batch:
 
     def __init__(self) -> None:
         self.serving: list[Serving] = []
-        self.moved: list[tuple[int, str, str]] = []
+        self.moved: list[tuple[int, str, str, int]] = []
         self.stopping: list[int] = []
 
 
@@ -52,12 +52,11 @@ def _tell(tx: Transaction, batch: _Batch) -> None:
             replayed_entries=sum(s.replayed_entries for s in mine),
             seal_ms=slowest.seal_ms, claim_ms=slowest.claim_ms, replay_ms=slowest.replay_ms,
         )  # fmt: skip
-    for pair in sorted({(source, target) for _, source, target in batch.moved}):
-        regions = [r for r, *between in batch.moved if tuple(between) == pair]
-        said = (
-            f"{regions_said(len(regions))} handed over from {pair[0]} to {pair[1]} under epoch {token_text(tx.epoch())}"
-        )
-        tx.event("handover", said, pair, regions)
+    for source, target, attempt in sorted({(source, target, attempt) for _, source, target, attempt in batch.moved}):
+        regions = [region_id for region_id, *move in batch.moved if move == [source, target, attempt]]
+        under = token_text(tx.epoch())
+        said = f"{regions_said(len(regions))} handed over from {source} to {target} under epoch {under}"
+        tx.event("handover", said, (source, target), regions, attempt=attempt)
 
 
 def _owner(tx: Transaction, item: Serving | Stopped | RegionFailed | Closed) -> Region | str:
@@ -123,7 +122,7 @@ def _stopped(tx: Transaction, batch: _Batch, item: Stopped) -> str:
     end = StayEnd(region.lane, region.stay_epoch, item.position)
     tx.end_migration(item.region_id, resume=False)
     tx.assign(item.region_id, migration.target, (end,))
-    batch.moved.append((item.region_id, region.lane.node_id, migration.target.node_id))
+    batch.moved.append((item.region_id, region.lane.node_id, migration.target.node_id, migration.attempt))
     return ""
 
 
@@ -225,7 +224,8 @@ def _closed(tx: Transaction, batch: _Batch, item: Closed) -> str:
         tx.set_table(replace(table, remaining=table.remaining - 1))
         return ""
     tx.set_table(None, table.table_id)
-    tx.event("dropped", f"table {table.name} is gone and its name is free", table_id=table.table_id)
+    said = f"table {table.name} is gone and its name is free"
+    tx.event("dropped", said, table_id=table.table_id, attempt=table.dropping)
     return ""
 
 

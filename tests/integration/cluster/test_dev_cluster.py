@@ -85,7 +85,8 @@ def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
     plan = ask_json(folder, "migrate", region, "--to", target, "--dry-run")
     assert (plan["committed"], plan["steps"][0]["to_node"]) == (False, target)
     assert ask_json(folder, "routes", "weather")["routes"][0]["node_id"] == route["node_id"]
-    assert ask_json(folder, "migrate", region, "--to", target, "--yes")["committed"]
+    begun = ask_json(folder, "migrate", region, "--to", target, "--yes")
+    assert begun["committed"]
     client = Metasrv(context.metasrv, context.cluster_id)
 
     def served_by(node: str) -> bool:
@@ -96,6 +97,9 @@ def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
         until(f"the region is at {target}", lambda: served_by(target), deadline_s=30)
         http(frontend_of(folder), "/v1/influxdb/write?db=public", "weather,city=after temperature=1 1")
         assert target in in_process(folder, "explain", region).stdout
+        ended = next(p for p in ask_json(folder, "procedures", "--all")["procedures"] if p["kind"] == "migration")
+        assert (ended["procedure_id"], ended["state"]) == (begun["procedure_id"], "committed")
+        assert int(ended["ended_wall_ms"]) >= int(ended["started_wall_ms"]) > 0
         assert ask_json(folder, "drain", target, "--yes")["committed"]
         until("it is drained", lambda: not served_by(target) and served_by(client.routes("weather").routes[0].node_id),
               deadline_s=30)  # fmt: skip

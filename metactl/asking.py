@@ -19,6 +19,7 @@ from protos.metasrv.v1 import admin_pb2, admin_pb2_grpc, catalog_pb2_grpc, route
 
 R = TypeVar("R")
 DEADLINE_S = 10.0
+ATTEMPT_S_FIRST = 1.0  # a replica that hangs holds a command no longer, while there are others
 ATTEMPT_S_MAX = 5.0
 RETRY_PAUSE_S = 0.1
 
@@ -62,7 +63,7 @@ class Metasrv:
         tried = 0
         while True:
             replica = candidates[tried % len(candidates)]
-            timeout_s = max(0.05, min(ATTEMPT_S_MAX, give_up - time.monotonic()))
+            timeout_s = max(0.05, min(_patience_s(tried, len(candidates)), give_up - time.monotonic()))
             try:
                 answer = method(replica)(request, timeout=timeout_s)
             except grpc.RpcError as error:
@@ -123,6 +124,11 @@ class Metasrv:
             if not follow:
                 raise Unreachable("no metasrv replica answered")
             time.sleep(RETRY_PAUSE_S)
+
+
+def _patience_s(tried: int, replicas: int) -> float:
+    """For one attempt: more in every round, since what is slow for all is no fault of one."""
+    return ATTEMPT_S_MAX if replicas == 1 else min(ATTEMPT_S_MAX, ATTEMPT_S_FIRST * 2.0 ** (tried // replicas))
 
 
 @contextlib.contextmanager

@@ -148,7 +148,9 @@ class AdminClient:
     ) -> admin_pb2.PlanReply:
         """Hand leadership to a replica."""
         request = admin_pb2.TransferLeaderRequest(sender=self.calls.sender, to=to, dry_run=dry_run, who=self.who)
-        return await self.calls.call(lambda c: AdminStub(c).TransferLeader, request, admin_pb2.PlanReply, deadline_ms)
+        return await self.calls.call(
+            lambda c: AdminStub(c).TransferLeader, request, admin_pb2.PlanReply, deadline_ms, hedged=False
+        )
 
     async def accept_loss(
         self, region_id: int, *, dry_run: bool = False, request_id: str = "", deadline_ms: float = DEADLINE_MS

@@ -252,16 +252,13 @@ def plan_drain(
 def plan_accept_loss(state: State, command: AcceptLoss) -> Plan:
     """What serving without the damaged entries means. Raises Refused("conflict") where no loss waits to be accepted."""
     region, failure = state.regions.get(command.region_id), state.failures.get(command.region_id)
+    name = region_text(command.region_id)
     if region is None:
-        raise Refused("not_found", f"there is no region {region_text(command.region_id)}")
+        raise Refused("not_found", f"there is no region {name}")
     if failure is None or not failure.read_only or failure.kind != "damaged":
-        raise Refused(
-            "conflict", f"region {region_text(command.region_id)} has no damaged entries: there is no loss to accept"
-        )
+        raise Refused("conflict", f"region {name} has no damaged entries: there is no loss to accept")
     if failure.accepted:
-        raise Refused(
-            "conflict", f"the loss in region {region_text(command.region_id)} was accepted: it is on its way to serve"
-        )
+        raise Refused("conflict", f"the loss in region {name} was accepted: it is on its way to serve")
     node_id = region.lane.node_id
-    said = f"Region {region_text(command.region_id)} gives up what is damaged, for good, and serves on {node_id}: {failure.message}"
+    said = f"Region {name} gives up what is damaged, for good, and serves on {node_id}: {failure.message}"
     return Plan(said, command, (PlanStep(command.region_id, node_id, node_id, "accept the loss"),))

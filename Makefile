@@ -9,7 +9,7 @@ WORKERS ?= 4
 SOURCES := groundwork metasrv datanode_agent metasrv_frontend metactl protos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format protos lock clean
+.PHONY: help setup demo test soak check format protos lock clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ demo: $(STAMP) ## lose a site on this machine and watch nothing get lost (ARGS='
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+soak: $(STAMP) ## run fresh simulated histories on every core (SECONDS=600)
+	@$(BIN)/python -m tests.sim.run --soak $(or $(SECONDS),60)
 
 check: $(STAMP) ## format, lint, types, import contracts, tidy
 	$(BIN)/ruff format --check .

@@ -62,6 +62,7 @@ class SimProcess:
         self.context.run(_process.set, self)
         self._loop = loop
         self._tasks: list[asyncio.Task[Any]] = []
+        self._reaped = False
         loop.processes.append(self)
 
     @property
@@ -89,7 +90,7 @@ class SimProcess:
 
     def crash(self) -> None:
         """Nothing of it runs any more."""
-        if self.state == DEAD:
+        if self.state == DEAD or self._reaped:
             return
         self.state = DEAD
         self._loop.gated = True
@@ -117,6 +118,7 @@ class SimProcess:
     def reap(self) -> None:
         """After the run: let what is left of it come to its end."""
         self.state = RUNNING
+        self._reaped = True
         self.crash_after = None
         self._loop.release(self)
         for task in self._tasks:

@@ -48,7 +48,7 @@ class Clients:
         self._world = world
         self._chance = random.Random(f"{world.seed}/clients")
         self.history = History(world)
-        self.keys = [f"key-{n}" for n in range(self._chance.choice((3, 5)))]
+        self.keys = [f"key-{n}" for n in range(self._chance.choice((2, 4)))]
         self.table: TableInfo | None = None
         self.why = "no table"
         self._stopping = False
@@ -101,7 +101,7 @@ class Clients:
         while not self._stopping:
             number += 1
             await self._write(self.table, key, number)
-            await asyncio.sleep(self._chance.expovariate(4.0))
+            await asyncio.sleep(self._chance.expovariate(2.0))
 
     async def _write(self, table: TableInfo, key: str, number: int) -> bool:
         """Write `number` until it is acknowledged or given up."""

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 CLUSTER = "51" * 16
 RESTART_S = 1.0  # what a service manager waits before it starts a program again
-TIMING = Timing(lease_ms=3_000, beat_ms=600, election_ms_min=800, election_ms_max=1_600, tick_ms=100)
-APPEND_PERIOD_MS = 200
+TIMING = Timing(lease_ms=3_000, beat_ms=900, election_ms_min=1_000, election_ms_max=2_000, tick_ms=100)
+APPEND_PERIOD_MS = 300
 LIMITS = RaftLimits(journal_entries_max=60, journal_tail_entries=10, chunk_bytes=2_000)
 ENGINE = EngineConfig(
     memory_budget_bytes=1 << 20, flush_bytes=6_000, flush_age_ms=5_000, settle_ms=1_000, files_max=3,

@@ -35,7 +35,7 @@ class Nemesis:
         ]  # fmt: skip
         mood = self._chance.random()
         self._kinds = kinds if mood < 0.3 else self._chance.sample(kinds, self._chance.choice((1, 2, 3, 5)))
-        self._rate = self._chance.choice((0.2, 0.4, 0.8))
+        self._rate = self._chance.choice((0.3, 0.6, 1.0))
 
     def start(self, active_s: float) -> None:
         """Begin."""

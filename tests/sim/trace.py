@@ -87,6 +87,8 @@ class Trace:
         what = str(event.pop("event"))
         error = event.pop("exc_info", None)
         self.note(who, what, **event)
+        if what in RARE:
+            self.marks[what] += 1
         if method in _LEVELS and what not in ALLOWED_ERRORS:
             told = _told(error)
             if not (what == "raft_turn_failed" and told.rstrip().endswith("[Errno 5] Input/output error")):
@@ -98,6 +100,16 @@ class Trace:
             self.marks[name] += 1
 
 
+# Log lines that tell of rare situations: they count as marks.
+RARE = frozenset(
+    {
+        "lane_trim_clamped", "incarnation_over", "own_lane_sealed", "disk_full", "disk_has_space_again", "canary_failed",
+        "snapshot_installed", "snapshot_taken", "flush_put_off", "breaker_decided", "transfer_decided", "clear_decided",
+        "credit_decided", "lanes_not_opened", "orders_switch", "orphans_deleted", "region_compacted", "drained",
+        "bootstrap_waits", "routes_watch_stalled", "report_rejected", "not_all_flushed", "decision_not_committed",
+        "lease_lost", "unwell_decided", "reports_left", "raft_stream_cut", "command_refused", "region_failed",
+    }
+)  # fmt: skip
 # Error-level lines that tell an operator of a fault which the nemesis made.
 ALLOWED_ERRORS = frozenset({"raft_fatal", "taken_over"})
 

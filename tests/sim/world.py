@@ -34,7 +34,7 @@ class World:
         self.loop = ClusterLoop()
         self.trace = Trace(self.loop.time)
         self.failures: list[str] = []
-        self.active_s = active_s if active_s is not None else self.chance.uniform(8, 25)
+        self.active_s = active_s if active_s is not None else self.chance.uniform(5, 14)
         self.lanes = self.chance.choice((1, 1, 2))
         self.regions = self.chance.choice((1, 2, 4))
         fast = self.chance.uniform(0.0002, 0.005)

@@ -61,8 +61,8 @@ class ObjectsLog:
         while True:
             at, seal = await self._find_end(lane, until_ms)
             while seal is None:
-                mark = encode_object(ObjectKind.SEAL, lane, at, nonce, [])
-                found = await places.settle(places.key(lane, at), mark, until_ms)
+                body = encode_object(ObjectKind.SEAL, lane, at, nonce, [])
+                found = await places.settle(places.key(lane, at), body, until_ms)
                 if found is None or decode_object(found, lane, at).kind is ObjectKind.SEAL:
                     seal = at
                 else:

@@ -103,7 +103,8 @@ class Trace:
 # Log lines that tell of rare situations: they count as marks.
 RARE = frozenset(
     {
-        "lane_trim_clamped", "incarnation_over", "own_lane_sealed", "disk_full", "disk_has_space_again", "canary_failed",
+        "lane_trim_clamped", "incarnation_over", "own_lane_sealed", "disk_full", "disk_has_space_again",
+        "canary_failed",
         "snapshot_installed", "snapshot_taken", "flush_put_off", "breaker_decided", "transfer_decided", "clear_decided",
         "credit_decided", "lanes_not_opened", "orders_switch", "orphans_deleted", "region_compacted", "drained",
         "bootstrap_waits", "routes_watch_stalled", "report_rejected", "not_all_flushed", "decision_not_committed",

@@ -12,10 +12,10 @@ from groundwork.adapters.lanes.format import ObjectKind, decode_object, encode_o
 from groundwork.adapters.lanes.places import WINDOW_MAX, Limits, Places, gather
 from groundwork.adapters.lanes.reader import read_lane
 from groundwork.adapters.lanes.writer import ObjectsWriter
+from groundwork.core import marks
 from groundwork.core.check import require
 from groundwork.core.errors import Damaged, Sealed
 from groundwork.core.ids import Lane
-from groundwork.core.marks import mark
 from groundwork.core.ports import Chunk, Clock, ObjectStore, Sink, Workers
 
 log = structlog.get_logger()
@@ -66,12 +66,12 @@ class ObjectsLog:
                 if found is None or decode_object(found, lane, at).kind is ObjectKind.SEAL:
                     seal = at
                 else:
-                    mark("seal_beaten_by_writer")
+                    marks.mark("seal_beaten_by_writer")
                     at += 1  # the writer was faster, or the name holds something damaged: it stays taken
             if await places.patiently(lambda: places.marker(lane), until_ms) <= seal:
                 log.info("lane_sealed", lane=str(lane), end=seal)
                 return seal
-            mark("seal_overtaken_by_trim")
+            marks.mark("seal_overtaken_by_trim")
 
     def read(self, lane: Lane, start: int, end: int | None) -> AsyncIterator[Chunk]:
         """Chunks in [start, end), in order. Raises Trimmed, StoreUnavailable."""

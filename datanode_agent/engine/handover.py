@@ -124,7 +124,7 @@ class Handover:
             if isinstance(following, Stop):
                 raise OpenFailed(following.kind, following.reason, following.stay)
             written = await self._manifests.put(following)
-            if written is not None and await self._manifests.predecessor_exists(written):
+            if written is not None and await self._manifests.counts(written):
                 log.info("region_dropped", region_id=region.region_id, epoch=order.epoch, state=State.DROPPING)
                 return
         raise OpenFailed("store_unavailable", f"the drop was overtaken {CLAIM_ATTEMPTS_MAX} times")

@@ -1,9 +1,9 @@
 """Manifest versions in the object store: finding the newest, and creating exactly the next.
 
 A put whose outcome is not known is repeated with the very same bytes until it is: the nonce in the body tells one's
-own from another's. A version counts only if its predecessor still exists after the put: clean-up goes oldest first,
-so a version whose name clean-up had freed has no predecessor. The first, which never had one, counts only while no
-later one exists: clean-up leaves the newest, so where its name had been freed there is one.
+own from another's. A version counts only if none above it exists after the put: clean-up never deletes the newest, so
+where a name had been freed there is a higher one. A predecessor would prove less: it may itself stand under a name that
+had been freed, put there by another late owner.
 """
 
 import structlog
@@ -84,20 +84,13 @@ class Manifests:
 
         return await while_unavailable(context.clock, config.retry_ms, config.retry_ms_max, create, note)
 
-    async def predecessor_exists(self, manifest: Manifest) -> bool:
+    async def counts(self, manifest: Manifest) -> bool:
         """Whether a version that was just created counts. Waits for as long as the store is unavailable."""
         context, config = self._context, self._context.config
-        first = manifest.version == 1
-        key = manifest_key(manifest.region, 1 if first else manifest.version - 1)
+        key = manifest_key(manifest.region, manifest.version)
 
         async def look() -> bool:
-            if first:
-                return not await context.store.list(manifest_folder(manifest.region), key)
-            try:
-                await context.store.get(key)
-            except NotFound:
-                return False
-            return True
+            return not await context.store.list(manifest_folder(manifest.region), key)
 
         def note(why: str) -> None:
             log.warning("manifest_check_waits", region_id=manifest.region, version=manifest.version, why=why)
@@ -112,10 +105,10 @@ class Manifests:
                 f"version {manifest.version} of region {manifest.region} was made by another owner: this one, of epoch"
                 f" {manifest.epoch}, is out"
             )
-        if not await self.predecessor_exists(written):
+        if not await self.counts(written):
             raise Fenced(
-                f"version {manifest.version} of region {manifest.region} was created where clean-up had freed the name:"
-                f" this owner, of epoch {manifest.epoch}, is far behind and out"
+                f"there are versions above {manifest.version} of region {manifest.region}: another owner claimed"
+                f" it meanwhile, and this one, of epoch {manifest.epoch}, is out"
             )
         return written
 

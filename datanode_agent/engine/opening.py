@@ -131,7 +131,7 @@ class Opener:
                 continue
             async with self._claims:
                 written = await self._manifests.put(following)
-                counts = written is not None and await self._manifests.predecessor_exists(written)
+                counts = written is not None and await self._manifests.counts(written)
             if written is not None and counts:
                 log.info("region_claimed", region_id=region.region_id, epoch=order.epoch, version=written.version)
                 return written, seal_ms

@@ -95,7 +95,7 @@ def test_hole8_a_zombie_deletes_no_file_of_its_successor() -> None:
 
 
 def test_hole9_a_commit_under_a_freed_name_does_not_count() -> None:
-    """Hole 9: clean-up freed the name that a zombie's next version would take; without its predecessor it is void."""
+    """Hole 9: clean-up freed the name that a zombie's next version would take; with versions above it, it is void."""
 
     async def main(bucket: Bucket) -> None:
         a = await served(bucket, "a", 1, 10, [])

@@ -29,7 +29,7 @@ class Hold:
 
 
 def test_hole9_p2_a_late_first_claim_under_a_freed_name_does_not_count() -> None:
-    """P2, hole 9: B's first manifest is put when A's versions have been cleaned up: there is no predecessor to miss."""
+    """P2, hole 9: B's first manifest is put when A's versions have been cleaned up: it is void."""
 
     async def main(bucket: Bucket) -> None:
         gate = Hold(manifest_key(R, 1))

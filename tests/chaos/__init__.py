@@ -1,0 +1,1 @@
+"""Random faults against real processes, under writers whose acknowledgements are held against what is read back."""

@@ -85,6 +85,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (_S.PREPARING, _E.PREPARE): _S.PREPARING,  # another attempt
     (_S.OPENING, _E.OPENED): _S.SERVING,
     (_S.OPENING, _E.DAMAGED): _S.READ_ONLY,
+    (_S.SERVING, _E.DAMAGED): _S.READ_ONLY,  # rows that cannot be flushed
     (_S.SERVING, _E.STOP): _S.STOPPING,
     (_S.STOPPING, _E.STOP): _S.STOPPING,  # another attempt
     (_S.STOPPED, _E.STOP): _S.STOPPING,

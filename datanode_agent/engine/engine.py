@@ -24,7 +24,7 @@ from datanode_agent.engine.scanning import Scanner
 from datanode_agent.engine.upkeep import Upkeep
 from datanode_agent.engine.writing import Writer
 from groundwork.core.check import require
-from groundwork.core.errors import StoreUnavailable
+from groundwork.core.errors import Damaged, StoreUnavailable
 from groundwork.core.ids import Lane
 from groundwork.core.ports import Clock, LogStore, ObjectStore, Workers
 from protos.datanode.v1 import datanode_pb2
@@ -180,6 +180,8 @@ class Engine:
             outcome.message = str(error)
         except StoreUnavailable as error:
             outcome.outcome, outcome.message = datanode_pb2.UNKNOWN_OUTCOME, str(error)
+        except Damaged as error:
+            outcome.outcome, outcome.message = datanode_pb2.READ_ONLY, str(error)
         return outcome
 
     # ---------------------------------------------------------------- what goes on

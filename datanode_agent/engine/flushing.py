@@ -22,7 +22,7 @@ from datanode_agent.engine.merge import last_writes
 from datanode_agent.engine.region import OWNS, Region
 from datanode_agent.engine.sst import read_sst, write_sst
 from datanode_agent.engine.waiting import outcome_seen, while_unavailable
-from groundwork.core.errors import AlreadyExists, MetasrvError
+from groundwork.core.errors import AlreadyExists, Damaged, MetasrvError
 from groundwork.core.manifest import Manifest, Sst, compacted, flushed, sst_folder, sst_key
 from groundwork.core.table import Schema
 
@@ -39,9 +39,16 @@ def _build(parts: list[Part], schema: Schema, key: str, epoch: int) -> tuple[byt
 
 
 class Flusher:
-    """Of one incarnation. `on_fenced` closes a region that lost its manifest to another owner."""
+    """Of one incarnation. `on_fenced` closes a region that lost its manifest to another owner.
 
-    def __init__(self, context: Context, manifests: Manifests, on_fenced: Callable[[Region, str, str], None]) -> None:
+    `on_damaged` makes one read-only whose rows cannot be decoded.
+    """
+
+    def __init__(
+        self, context: Context, manifests: Manifests, on_fenced: Callable[[Region, str, str], None],
+        on_damaged: Callable[[Region, str], None],
+    ) -> None:  # fmt: skip
+        self._on_damaged = on_damaged
         self._context = context
         self._manifests = manifests
         self._on_fenced = on_fenced
@@ -51,8 +58,8 @@ class Flusher:
     async def flush(self, region: Region, reason: str) -> bool:
         """Make everything so far covered; whether there was anything to do.
 
-        Raises Fenced (the region is closed already), NotOwned, StoreUnavailable (the rows are kept and stay in the
-        lane).
+        Raises Fenced (the region is closed already), Damaged (it is read-only already), NotOwned, StoreUnavailable
+        (the rows are kept and stay in the lane).
         """
         return await self._to_its_end(self._flush(region, reason))
 
@@ -96,8 +103,10 @@ class Flusher:
                 added = await self._write(region, frozen, schema, epoch)
                 following = flushed(manifest, epoch, self._context.unique(), added, frozen.covered, schema)
                 written = await self._commit(region, manifest, following)
-            except BaseException:
+            except BaseException as error:
                 region.thaw()
+                if isinstance(error, Damaged) and region.manifest is manifest:
+                    self._on_damaged(region, f"its rows cannot be flushed: {error}")
                 raise
             took_ms = self._context.clock.now_ms() - began_ms
             self._context.memory.flushed(frozen.size_bytes, took_ms)

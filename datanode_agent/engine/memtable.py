@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from datanode_agent.core.replay import Row
+from datanode_agent.core.replay import Damage, Row
 from datanode_agent.engine.merge import conform, stored_schema, with_order
 from groundwork.core.arrow import arrow_schema, decode_spliced
+from groundwork.core.errors import Damaged
 from groundwork.core.table import Schema
 
 ENTRY_OVERHEAD_BYTES = 512
@@ -48,6 +49,20 @@ class Replayed:
 
 
 Part = Live | Replayed
+
+
+def readable(rows: list[Row], schema: Schema) -> tuple[list[Row], list[Damage]]:
+    """Those that can be decoded, and what is lost with the others: for a region whose loss is accepted."""
+    kept: list[Row] = []
+    lost: list[Damage] = []
+    for row in rows:
+        try:
+            Replayed([row]).table(schema)
+        except Damaged as error:
+            lost.append(Damage(row.position, str(error)))
+        else:
+            kept.append(row)
+    return kept, lost
 
 
 class Frozen(NamedTuple):

@@ -16,6 +16,7 @@ from datanode_agent.core.replay import highest as highest_of
 from datanode_agent.engine.context import Context
 from datanode_agent.engine.lanes import OwnLane
 from datanode_agent.engine.manifests import Manifests
+from datanode_agent.engine.memtable import readable
 from datanode_agent.engine.region import Region, lane_of
 from datanode_agent.engine.replaying import Replays
 from groundwork.core.entry import Entry, Kind
@@ -92,6 +93,10 @@ class Opener:
                 rows += found.rows
                 damage += found.damage
         self._check_schemas(region, rows)
+        if order.accept_loss:
+            schema = region.schema
+            rows, lost = await self._context.workers.run(lambda: readable(rows, schema))
+            damage += lost
         region.sequence = max(manifest.highest[1], highest_of(rows)[1])
         region.replayed(rows)
         lane.receivers[region.region_id] = region

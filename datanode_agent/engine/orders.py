@@ -37,7 +37,7 @@ class Orders:
 
     def __init__(self, context: Context, regions: dict[int, Region], known: dict[int, int]) -> None:
         self.manifests = Manifests(context)
-        self.flusher = Flusher(context, self.manifests, self.fail)
+        self.flusher = Flusher(context, self.manifests, self.fail, self.damaged)
         self.dropped = Dropped(context, self.manifests)
         self._context = context
         self._regions = regions
@@ -168,6 +168,15 @@ class Orders:
         else:
             self._context.report(report)
 
+    def damaged(self, region: Region, message: str) -> None:
+        """A serving region has rows that cannot be used: reads only, said once, until an operator accepts the loss."""
+        if not region.step(Event.DAMAGED):
+            return
+        log.error("region_damaged", region_id=region.region_id, epoch=region.epoch, why=message)
+        report = self._failed_report(region, "damaged", message)
+        report.failed.read_only = True
+        self._context.report(report)
+
     async def _report_left(self, report: nodes_pb2.RegionReport, lane: OwnLane) -> None:
         """Say also where its stay ended, if a barrier behind its last append comes through soon: then all are settled.
 
@@ -209,16 +218,12 @@ class Orders:
             )  # fmt: skip
         elif opened.damage:
             worst = opened.damage[0]
-            region.step(Event.DAMAGED)
-            message = (
-                f"{len(opened.damage)} damaged places in lanes that it replayed, the first at {worst.position}:"
-                f" {worst.reason}; open for reads only until an operator accepts the loss"
-            )
-            log.error("region_damaged", region_id=region.region_id, epoch=region.epoch, why=message)
             self._context.metrics.opens.labels("damaged").inc()
-            report = self._failed_report(region, "damaged", message)
-            report.failed.read_only = True
-            self._context.report(report)
+            self.damaged(
+                region,
+                f"{len(opened.damage)} damaged places in lanes that it replayed, the first at {worst.position}:"
+                f" {worst.reason}; open for reads only until an operator accepts the loss",
+            )
             return
         region.claimed_ms = self._context.clock.now_ms()
         region.served_epoch = region.epoch

@@ -117,7 +117,8 @@ class Upkeep:
         except (Fenced, NotOwned, StoreUnavailable) as error:
             log.info("flush_put_off", region_id=region.region_id, why=str(error))
         except (Damaged, NotFound) as error:
-            log.exception("compaction_failed", region_id=region.region_id, why=str(error))
+            if region.state is State.SERVING:  # else it is read-only since the flush, and has said so
+                log.exception("compaction_failed", region_id=region.region_id, why=str(error))
         finally:
             self._busy.discard(region.region_id)
 

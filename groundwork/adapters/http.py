@@ -11,6 +11,8 @@ from starlette.applications import Starlette
 
 from groundwork.core.errors import BadInput
 
+GRACE_S = 2.0
+
 
 class _Server(uvicorn.Server):
     """uvicorn without signal handlers: the program that owns the loop owns the signals."""
@@ -36,8 +38,9 @@ class HttpFace(Protocol):
 class HttpServer:
     """uvicorn on this loop."""
 
-    def __init__(self, app: Starlette, address: str) -> None:
+    def __init__(self, app: Starlette, address: str, grace_s: float = GRACE_S) -> None:
         self._address = address
+        self._grace_s = grace_s
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", backlog=1024)
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
@@ -53,8 +56,12 @@ class HttpServer:
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="http")
 
     async def stop(self) -> None:
-        """Stop listening and end what is open."""
+        """Stop listening at once; requests under way get a moment to end, then what is open is cut off."""
         self._server.should_exit = True
+        if self._task is None:
+            return
+        for listener in getattr(self._server, "servers", ()):
+            listener.close()
+        await asyncio.wait({self._task}, timeout=self._grace_s)
         self._server.force_exit = True
-        if self._task is not None:
-            await self._task
+        await self._task

@@ -91,7 +91,7 @@ def accept_loss(tx: Transaction, cmd: AcceptLoss) -> int:
     failure = state.failures.get(cmd.region_id)
     if region is None or failure is None or not failure.read_only or failure.kind != "damaged":
         raise Refused(f"region {name} is not read-only for damaged entries: there is no loss to accept")
-    if failure.accepted or region.phase is not Phase.OPENING or state.is_over(region.lane):
+    if failure.accepted or region.phase not in (Phase.OPENING, Phase.SERVING) or state.is_over(region.lane):
         raise Refused(f"region {name} is on its way to serve, or to another owner, already")
     state.failures[cmd.region_id] = replace(failure, accepted=True)
     tx.assign(cmd.region_id, region.lane)

@@ -1,7 +1,12 @@
 """Damaged acknowledged entries, from the lane to the operator and back: the engine under the real state machine."""
 
+import asyncio
+
+import msgspec
 import pytest
 
+from datanode_agent.engine.engine import EngineConfig
+from groundwork.core.entry import Entry, Kind
 from groundwork.core.errors import Refused
 from groundwork.core.wire import table_to_wire
 from groundwork.sim.objects import Bucket
@@ -16,7 +21,7 @@ from metasrv.core.planner import plan_accept_loss
 from metasrv.core.records import Phase
 from protos.datanode.v1 import datanode_pb2 as pb
 from protos.metasrv.v1 import nodes_pb2, types_pb2
-from tests.integration.engine.cluster import V1, Node, simulate
+from tests.integration.engine.cluster import QUIET, V1, Node, simulate
 
 
 class World:
@@ -39,12 +44,12 @@ class World:
             node.engine.apply(reply)
         return outcome
 
-    async def start(self, name: str) -> Node:
+    async def start(self, name: str, config: EngineConfig = QUIET) -> Node:
         """A datanode process."""
         outcome = self.propose(
             c.Register(node_id=name, folder_id=name, locality="s/z", address="x:1", lanes=1, capacity_regions=9)
         )
-        node = Node(self.bucket, name, outcome.value)
+        node = Node(self.bucket, name, outcome.value, config)
         sender = types_pb2.Sender(node_id=name, incarnation=outcome.value)
 
         def report(told: nodes_pb2.RegionReport) -> None:
@@ -148,6 +153,40 @@ def test_only_a_loss_that_was_reported_can_be_accepted() -> None:
         world.propose(c.Reports(items=(item,)))
         assert refused in (world.propose(c.AcceptLoss(region_id=region_id)).refused or "")
         assert refused in (world.propose(c.AcceptLoss(region_id=99)).refused or "")
+        await a.kill()
+
+    simulate(main)
+
+
+def test_rows_that_cannot_be_flushed_make_a_region_read_only_once() -> None:
+    """An entry whose checksum holds and whose rows do not: one report, no flush again and again; then it goes."""
+
+    async def main(bucket: Bucket) -> None:
+        world = World(bucket)
+        config = msgspec.structs.replace(QUIET, tick_ms=50, flush_age_ms=100)
+        a = await world.start("a", config)
+        world.propose(c.CreateTable(name="cpu", columns=V1.columns, lanes=(a.lane,), placement=(0,)))
+        [(region_id, region)] = world.machine.state.regions.items()
+        await a.until(lambda: a.state(region_id) == "serving")
+        await a.put(region.epoch, [("h1", 1, 1.0)], region_id)
+        lane = a.engine._context.lanes[0]
+        await lane.append(Entry(Kind.DATA, region_id, region.epoch, 2, 1, 1, b"x" * 64))
+        await a.put(region.epoch, [("h1", 3, 3.0)], region_id)
+        await a.until(lambda: a.state(region_id) == "read_only")
+        said = [e for e in world.machine.state.audit if e.kind == "region_failed"]
+        [outcome] = await a.engine.flush([region_id])
+        assert outcome.outcome != pb.DONE
+        await asyncio.sleep(5)
+        assert len(said) == 1 and said == [e for e in world.machine.state.audit if e.kind == "region_failed"]
+        assert (await a.write(region.epoch, [("h1", 9, 9.0)], region_id)).outcome == pb.READ_ONLY
+        plan = plan_accept_loss(world.machine.state, c.AcceptLoss(region_id=region_id, who="ops"))
+        assert plan.command is not None
+        world.propose(plan.command)
+        await a.until(lambda: a.state(region_id) == "serving")
+        epoch = world.machine.state.regions[region_id].epoch
+        assert await a.rows(epoch, region_id) == [("h1", 1, 1.0), ("h1", 3, 3.0)]
+        await a.until(lambda: a.info(region_id).sst_files == 1 and a.engine.unflushed_bytes() == 0)
+        assert await a.rows(epoch, region_id) == [("h1", 1, 1.0), ("h1", 3, 3.0)]
         await a.kill()
 
     simulate(main)

@@ -1,1 +1,6 @@
 """The stateless frontend: line protocol and SQL in, routed to the datanodes that own the regions."""
+
+import os
+
+# Read when gRPC is first imported: its core must not write lines of its own beside ours.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

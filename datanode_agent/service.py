@@ -101,7 +101,7 @@ class Agent:
         self._crash = loop.create_future()
         self._engine = Engine(
             node_id=config.node_id, store=store, logs=logs, clock=self._clock, workers=workers, config=config.engine,
-            lease=self._lease, report=self._report, registry=self._metrics.registry,
+            lease=self._lease, report=self._report, registry=self._metrics.registry, crashed=self._crashed,
         )  # fmt: skip
         self._heartbeats = self._around.beats(self._heard, self._crashed)
         http = self._around.http(pages(self._readiness, self._metrics.registry), config.http_listen)

@@ -11,7 +11,7 @@ from datanode_agent.engine.context import Context
 from datanode_agent.engine.flushing import epoch_of
 from datanode_agent.engine.manifests import MANIFESTS_KEPT_MIN, Manifests
 from datanode_agent.engine.waiting import while_unavailable
-from groundwork.core.errors import AlreadyExists, Damaged, StoreUnavailable
+from groundwork.core.errors import AlreadyExists, Damaged, NewerFormat, StoreUnavailable
 from groundwork.core.manifest import DROPS_FOLDER, drop_marker_key, region_of_drop, sst_folder
 
 log = structlog.get_logger()
@@ -58,7 +58,7 @@ class Dropped:
     async def look(self) -> None:
         """One round. Raises StoreUnavailable: the next round goes on."""
         now_ms, grace_ms = self._context.clock.now_ms(), self._context.config.delete_grace_ms
-        known = [region_of_drop(key) for key in await self._context.store.list(DROPS_FOLDER)]
+        known = [r for key in await self._context.store.list(DROPS_FOLDER) if (r := _region_of(key)) is not None]
         self._since_ms = {region: self._since_ms.get(region, now_ms) for region in known}
         self._mine &= set(known)
         for region_id, since_ms in list(self._since_ms.items()):
@@ -68,7 +68,7 @@ class Dropped:
     async def _clean(self, region_id: int) -> None:
         try:
             newest = await self._manifests.newest(region_id)
-        except Damaged as error:
+        except (Damaged, NewerFormat) as error:
             log.exception("drop_not_cleaned", region_id=region_id, why=str(error))
             return
         if newest is None or not newest.tombstone:
@@ -81,3 +81,12 @@ class Dropped:
         await self._context.store.delete([drop_marker_key(region_id)])
         del self._since_ms[region_id]
         log.info("drop_cleaned", region_id=region_id, ssts=len(ssts), manifests=manifests)
+
+
+def _region_of(key: str) -> int | None:
+    """The region that a marker names; None, and a line, for what is no marker: a file that a person left there."""
+    try:
+        return region_of_drop(key)
+    except ValueError:
+        log.warning("drop_marker_not_ours", key=key)
+        return None

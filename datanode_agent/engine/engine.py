@@ -4,7 +4,7 @@ Everything runs on one event loop; heavy work goes through the Workers port. See
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -57,7 +57,10 @@ class Engine:
         lease: LeaseView,
         report: Report,
         registry: CollectorRegistry | None = None,
+        crashed: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
+        """`crashed` is told of a defect behind which the process must not go on."""
+        self._crashed = crashed
         self._context = Context(
             node_id, store, logs, clock, workers, config, lease, report, EngineMetrics(registry),
             MemoryBudget(config.memory_budget_bytes),
@@ -75,7 +78,7 @@ class Engine:
         self._orders = Orders(context, self._regions, self._known)
         self._writer = Writer(context, self._regions, self._known, self._orders.flusher, self._orders.arrived)
         self._scanner = Scanner(context, self._writer)
-        self._upkeep = Upkeep(context, self._regions, self._orders.flusher)
+        self._upkeep = Upkeep(context, self._regions, self._orders.flusher, self._crashed)
 
     # ---------------------------------------------------------------- life
 
@@ -91,7 +94,7 @@ class Engine:
         await asyncio.gather(*(own.open() for own in context.lanes.values()))
         self._running = True
         self._upkeep.start()
-        self._upkeep.spawn(self._orders.dropped.run(), "dropped")
+        self._upkeep.keep(self._orders.dropped.run(), "dropped")
         log.info("engine_started", incarnation=incarnation, lanes=lanes)
 
     def admit(self, lanes: Sequence[int]) -> None:

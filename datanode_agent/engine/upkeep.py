@@ -1,7 +1,7 @@
 """What goes on by itself: flushes, compaction, clean-up, proof of work, trims."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -19,6 +19,7 @@ from groundwork.core.ids import Lane
 log = structlog.get_logger()
 TRIM_ATTEMPTS_MAX = 20
 CONSIDER_REST = 20
+Crashed = Callable[[BaseException], None]
 
 
 class Upkeep:
@@ -29,8 +30,10 @@ class Upkeep:
         context: Context,
         regions: Mapping[int, Region],
         flusher: Flusher,
+        crashed: Crashed,
     ) -> None:
         self._context = context
+        self._crashed = crashed
         self._regions = regions
         self._flusher = flusher
         self._tasks: set[asyncio.Task[None]] = set()
@@ -42,13 +45,23 @@ class Upkeep:
     def start(self) -> None:
         """Begin."""
         for work in (self._ticks(), self._canaries(), self._probes()):
-            self.spawn(work, "upkeep")
+            self.keep(work, "upkeep")
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a task without which nothing here may go on: a defect in it ends the process."""
+        self.spawn(work, name).add_done_callback(self._must_run)
+
+    def _must_run(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._crashed(error)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a task that ends with the engine."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

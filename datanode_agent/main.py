@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import uvloop
+from prometheus_client import disable_created_metrics
 
 from datanode_agent.config import DatanodeConfig, load
 from datanode_agent.service import Agent, release
@@ -53,6 +54,7 @@ def _load(path: Path | None) -> DatanodeConfig:
 
 def _serve(config: DatanodeConfig, fast: bool, takeover: bool) -> None:
     configure_logs(config.node_id, config.log_level)
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library forgot its types
     end_on_violation()
 
     async def serve() -> int:

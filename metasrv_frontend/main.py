@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import uvloop
+from prometheus_client import disable_created_metrics
 
 from groundwork.adapters.config import exit_with, load_config
 from groundwork.adapters.defects import end_on_violation
@@ -22,6 +23,7 @@ def main(path: Path) -> None:
     try:
         config = check_config(load_config(path, FrontendConfig))
         configure_logs(config.node_id, config.log_level)
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library forgot its types
         end_on_violation()
         uvloop.run(_serve(config))
     except BadInput as error:
@@ -35,8 +37,13 @@ async def _serve(config: FrontendConfig) -> None:
         loop.add_signal_handler(number, stopping.set)
     frontend = Frontend(config)
     await frontend.start()
-    await stopping.wait()
+    ends = [asyncio.create_task(stopping.wait()), asyncio.create_task(frontend.failed())]
+    done, others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
     await frontend.stop()
+    for task in done:
+        task.result()
 
 
 if __name__ == "__main__":

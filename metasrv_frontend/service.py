@@ -12,7 +12,7 @@ from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.http import HttpServer
 from groundwork.adapters.route_client import RouteClient
 from groundwork.adapters.workers import ThreadWorkers
-from groundwork.core.errors import Unknown
+from groundwork.core.errors import BadInput, Unknown
 from metasrv_frontend.adapters.datanodes import Datanodes
 from metasrv_frontend.adapters.route_waits import RouteWaits
 from metasrv_frontend.adapters.scanner import Scanner
@@ -64,6 +64,11 @@ class Frontend:
         await self._http.start()
         await self.routes.start()
         log.info("frontend_started", http=self._config.http_listen, metasrv=self._config.metasrv)
+
+    async def failed(self) -> None:
+        """Returns never; raises BadInput when metasrv is another cluster's from the start."""
+        why = await self.routes.foreign()
+        raise BadInput("cluster_id", f"{why}: correct cluster_id or metasrv")
 
     async def stop(self) -> None:
         """Say that it is not ready, finish what is under way for a while, stop listening, let go of everything."""

@@ -11,7 +11,7 @@ from datanode_agent.engine.context import Context
 from datanode_agent.engine.flushing import epoch_of
 from datanode_agent.engine.manifests import MANIFESTS_KEPT_MIN, Manifests
 from datanode_agent.engine.waiting import while_unavailable
-from groundwork.core.errors import AlreadyExists, Damaged, NewerFormat, StoreUnavailable
+from groundwork.core.errors import AlreadyExists, Damaged, StoreUnavailable
 from groundwork.core.manifest import DROPS_FOLDER, drop_marker_key, region_of_drop, sst_folder
 
 log = structlog.get_logger()
@@ -68,7 +68,7 @@ class Dropped:
     async def _clean(self, region_id: int) -> None:
         try:
             newest = await self._manifests.newest(region_id)
-        except (Damaged, NewerFormat) as error:
+        except Damaged as error:
             log.exception("drop_not_cleaned", region_id=region_id, why=str(error))
             return
         if newest is None or not newest.tombstone:

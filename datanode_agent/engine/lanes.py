@@ -42,6 +42,7 @@ class OwnLane:
         self.receivers: dict[int, Receiver] = {}
         self.last_append_ms = context.clock.now_ms()
         self.appended_bytes = 0
+        self.appends_waiting = 0
         self._context = context
         self._on_sealed = on_sealed
         self._writer: LaneWriter | None = None
@@ -79,11 +80,14 @@ class OwnLane:
         if self.sealed or self._writer is None:
             raise Sealed(f"lane {self.lane} is over for this writer")
         began_ms = self._context.clock.now_ms()
+        self.appends_waiting += 1
         try:
             position = await self._writer.append(encode(entry, self.lane))
         except LaneError as error:
             self._out(error)
             raise
+        finally:
+            self.appends_waiting -= 1
         now_ms = self._context.clock.now_ms()
         self.last_append_ms = max(self.last_append_ms, now_ms)
         self._context.metrics.append_ms.observe(now_ms - began_ms)

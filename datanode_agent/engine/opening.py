@@ -74,6 +74,8 @@ class Opener:
         """This order is about to be carried out: one pass of each lane that it names will serve all such regions."""
         for lane in self._lanes_named(order):
             self._replays.of(lane, region_id).expect(region_id)
+        for told in order.over:
+            self._replays.of(lane_of(told), region_id).begin_seal()
 
     async def open(
         self, region: Region, order: nodes_pb2.Order, lane: OwnLane, warm: dict[StayKey, Warm], at_least: int

@@ -209,7 +209,10 @@ class Orders:
             self.fail(region, "lane_over", f"lane {order.lane_index} of this incarnation takes no appends")
             return
         opened = await self._opener.open(region, order, lane, warm, region.known_version)
-        self._context.metrics.open_ms.observe(self._context.clock.now_ms() - began_ms)
+        metrics = self._context.metrics
+        metrics.open_ms.observe(self._context.clock.now_ms() - began_ms)
+        metrics.seal_ms.observe(opened.seal_ms)
+        metrics.replay_ms.observe(opened.replay_ms)
         if opened.damage and order.accept_loss:
             log.error(
                 "loss_accepted", region_id=region.region_id, epoch=region.epoch, places=len(opened.damage),

@@ -67,10 +67,14 @@ class LaneReplay:
 
     async def seal(self) -> int:
         """End the lane; its end. The caller knows that it is committed as over. One seal serves all."""
+        return await asyncio.shield(self.begin_seal())
+
+    def begin_seal(self) -> "asyncio.Task[int]":
+        """The same, without waiting: it need not wait for the first manifest."""
         if self._seal is None or (self._seal.done() and (self._seal.cancelled() or self._seal.exception())):
             self._seal = asyncio.get_running_loop().create_task(self._do_seal(), name=f"seal {self.lane}")
             self._seal.add_done_callback(outcome_seen)
-        return await asyncio.shield(self._seal)
+        return self._seal
 
     async def collect(self, region_id: int, start: int, end: int) -> Found:
         """The region's entries in [start, end). Raises Trimmed when some of them are gone."""

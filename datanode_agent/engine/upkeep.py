@@ -140,10 +140,20 @@ class Upkeep:
         await self._flusher.flush(region, reason)
 
     def _count(self) -> None:
-        self._context.metrics.memory.set(self._context.memory.used_bytes)
+        metrics, now_ms = self._context.metrics, self._context.clock.now_ms()
+        metrics.memory.set(self._context.memory.used_bytes)
+        metrics.memory_budget.set(self._context.config.memory_budget_bytes)
+        metrics.unflushed.set(sum(region.unflushed_bytes for region in self._regions.values()))
+        metrics.store_probe_age.set(max(0.0, now_ms - self.probe_ok_ms))
+        for lane in self._context.lanes.values():
+            index = str(lane.index)  # there are few lanes, and each incarnation has the same ones
+            metrics.lane_open.labels(index).set(lane.is_open and not lane.sealed)
+            metrics.lane_append_age.labels(index).set(max(0.0, now_ms - lane.last_append_ms))
+            metrics.lane_appends_waiting.labels(index).set(lane.appends_waiting)
+            metrics.lane_appended.labels(index).set(lane.appended_bytes)
         states = [r.state for r in self._regions.values()]
         for state in State:
-            self._context.metrics.regions.labels(state.value).set(states.count(state))
+            metrics.regions.labels(state.value).set(states.count(state))
 
     # ---------------------------------------------------------------- proof of work
 

@@ -2,9 +2,17 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+
+FIRST = ("timestamp", "level", "process", "event")
+
+
+def _readable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """When, how bad, who, what; then the figures in the order of the call."""
+    return {key: event[key] for key in FIRST if key in event} | {k: v for k, v in event.items() if k not in FIRST}
 
 
 def configure_logs(process: str, level: str = "info") -> None:
@@ -16,7 +24,10 @@ def configure_logs(process: str, level: str = "info") -> None:
         structlog.processors.format_exc_info,
     ]
     tty = sys.stderr.isatty()
-    processors.append(structlog.dev.ConsoleRenderer() if tty else structlog.processors.JSONRenderer())
+    if tty:
+        processors.append(structlog.dev.ConsoleRenderer())
+    else:
+        processors += [_readable, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

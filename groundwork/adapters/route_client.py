@@ -21,7 +21,8 @@ import structlog
 
 from groundwork.adapters.config import TlsConfig
 from groundwork.adapters.replica_calls import ReplicaCalls
-from groundwork.core.errors import MetasrvError, Refused, Unknown
+from groundwork.adapters.rpc_errors import typed
+from groundwork.core.errors import ForeignCluster, MetasrvError, Refused, Unknown
 from groundwork.core.ids import region_text
 from groundwork.core.ports import Clock
 from groundwork.core.route_cache import Route, RouteCache
@@ -54,6 +55,8 @@ class RouteClient:
         self._clock = self.calls.clock
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._foreign = asyncio.Event()
+        self._why_foreign = ""
         self._complained = False
         self._news: dict[asyncio.Event, None] = {}  # in the order of the calls
 
@@ -76,6 +79,11 @@ class RouteClient:
                 await self._ready.wait()
         except TimeoutError as error:
             raise Unknown(f"no metasrv replica sent its routes within {deadline_ms:.0f} ms") from error
+
+    async def foreign(self) -> str:
+        """Wait until a replica says, before any sent routes, that it belongs to another cluster; what it said."""
+        await self._foreign.wait()
+        return self._why_foreign
 
     @property
     def revision(self) -> int:
@@ -263,6 +271,10 @@ class RouteClient:
         except TimeoutError:
             log.warning("routes_watch_stalled", address=address, silent_ms=STALL_MS)
         except grpc.aio.AioRpcError as error:
+            why = typed(error)
+            if isinstance(why, ForeignCluster) and not self._ready.is_set():
+                self._why_foreign = str(why)
+                self._foreign.set()
             # While no replica can answer this comes again and again: said once until one was heard.
             say = log.info if heard or not self._complained else log.debug
             self._complained = not heard

@@ -87,7 +87,7 @@ class Faces:
             admin=self._admin,
             status=status,
             metrics=metrics,
-            fresh=lambda: refresh_gauges(metrics, machine, consensus),
+            fresh=lambda: refresh_gauges(metrics, machine, consensus, book, clock.now_ms()),
         )
 
     def add_to(self, server: grpc.aio.Server) -> None:

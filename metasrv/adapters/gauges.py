@@ -3,6 +3,7 @@
 from groundwork.core.ports import Clock
 from metasrv.adapters.metrics import Metrics
 from metasrv.core.events import Outcome
+from metasrv.core.leases import LeaseBook
 from metasrv.core.machine import Machine
 from metasrv.core.ports import Consensus
 from metasrv.core.records import NodeStatus
@@ -34,8 +35,8 @@ def count_outcomes(metrics: Metrics, machine: Machine, clock: Clock) -> None:
     machine.subscribe(applied)
 
 
-def refresh_gauges(metrics: Metrics, machine: Machine, consensus: Consensus) -> None:
-    """Bring the gauges up to date."""
+def refresh_gauges(metrics: Metrics, machine: Machine, consensus: Consensus, book: LeaseBook, now_ms: float) -> None:
+    """Bring the gauges up to date. What only the leader can know is 0 elsewhere."""
     state = machine.state
     counts = dict.fromkeys(NodeStatus, 0)
     for node in state.nodes.values():
@@ -44,7 +45,19 @@ def refresh_gauges(metrics: Metrics, machine: Machine, consensus: Consensus) -> 
         metrics.nodes.labels(status.name.lower()).set(n)
     for phase, n in state.phases().items():
         metrics.regions.labels(phase.name.lower()).set(n)
+    over = sum(lane.over for lane in state.lanes.values())
+    metrics.lanes.labels("over").set(over)
+    metrics.lanes.labels("open").set(sum(len(state.open_lanes(node_id)) for node_id in state.nodes))
+    metrics.procedures.labels("migration").set(len(state.migrations))
+    metrics.procedures.labels("drain").set(len(state.drains))
+    metrics.procedures.labels("drop").set(sum(table.dropping > 0 for table in state.tables.values()))
+    metrics.pauses.set(len(state.pauses))
+    metrics.lease_ms.set(state.config.lease_ms)
     leadership = consensus.leadership()
     metrics.leader.set(1 if leadership.is_leader else 0)
     metrics.term.set(leadership.term)
     metrics.revision.set(state.revision)
+    views = book.inventory(state, now_ms) if leadership.is_leader else {}
+    alive = [n.node_id for n in state.nodes.values() if n.status <= NodeStatus.SUSPECT]
+    metrics.silent_ms.set(max((views[n].silent_ms for n in alive if n in views), default=0.0))
+    metrics.unwell.set(sum(bool(view.why_unwell) for view in views.values()))

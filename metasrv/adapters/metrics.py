@@ -19,7 +19,9 @@ class Metrics:
         self.failovers = Counter("metasrv_failovers", "Failovers committed", registry=registry)
         self.commands = Counter("metasrv_commands", "Commands applied", ["kind"], registry=registry)
         self.command_refusals = Counter("metasrv_commands_refused", "Commands refused", ["kind"], registry=registry)
-        self.decisions = Counter("metasrv_decisions", "Sentences of the supervisor", registry=registry)
+        self.decisions = Counter(
+            "metasrv_decisions", "Decisions of the leader, each with its sentence in the log", registry=registry
+        )
         self.propose_ms = Histogram(
             "metasrv_propose_ms", "From proposal to applied", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 1_000, 5_000),
             registry=registry,
@@ -29,6 +31,19 @@ class Metrics:
         )
         self.nodes = Gauge("metasrv_nodes", "Datanodes by status", ["status"], registry=registry)
         self.regions = Gauge("metasrv_regions", "Regions by phase", ["phase"], registry=registry)
+        self.lease_ms = Gauge("metasrv_lease_ms", "The lease, as configured", registry=registry)
+        self.silent_ms = Gauge(
+            "metasrv_silence_max_ms", "The longest silence of a datanode that is up or suspect; on the leader",
+            registry=registry,
+        )  # fmt: skip
+        self.unwell = Gauge("metasrv_nodes_unwell", "Datanodes with a lane or store that hangs", registry=registry)
+        self.lanes = Gauge("metasrv_lanes", "Lanes by standing; over: somebody still needs it", ["standing"],
+                           registry=registry)  # fmt: skip
+        self.procedures = Gauge(
+            "metasrv_procedures", "Procedures in flight: moving regions, drains, drops", ["kind"], registry=registry
+        )
+        self.pauses = Gauge("metasrv_pauses", "Scopes that an operator paused", registry=registry)
+        self.in_flight = Gauge("metasrv_proposals_in_flight", "Commands proposed and not applied", registry=registry)
         self.leader = Gauge("metasrv_leader", "1 on the replica that leads", registry=registry)
         self.term = Gauge("metasrv_term", "Consensus term as known here", registry=registry)
         self.revision = Gauge("metasrv_applied_revision", "Revision of the applied state", registry=registry)

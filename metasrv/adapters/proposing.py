@@ -24,7 +24,8 @@ class Proposer:
     async def propose(self, command: AnyCommand, deadline_ms: float = PROPOSE_DEADLINE_MS) -> Outcome:
         """The outcome, refused or not. Raises NotLeader, Unknown, BadInput (too large)."""
         began_ms = self.clock.now_ms()
-        applied = await self.consensus.propose(encode(command), deadline_ms)
+        with self._metrics.in_flight.track_inprogress():
+            applied = await self.consensus.propose(encode(command), deadline_ms)
         self._metrics.propose_ms.observe(self.clock.now_ms() - began_ms)
         outcome = applied.outcome
         if not isinstance(outcome, Outcome):

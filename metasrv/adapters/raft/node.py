@@ -232,6 +232,6 @@ class EmbeddedRaft:
     def _notify(self, leadership: Leadership) -> None:
         if leadership != self._leadership:
             self._leadership = leadership
-            log.info("leadership_changed", **leadership._asdict())
+            log.debug("leadership_changed", **leadership._asdict())
             for callback in self._callbacks:
                 callback(leadership)

@@ -24,7 +24,10 @@ def _refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"nonsense": 1}, ["nonsense"]),
+        ({"nonsense": 1}, ["unknown field `nonsense`", "cluster_id", "lanes"]),
+        ({"laness": 1}, ["unknown field `laness`", "did you mean lanes?"]),
+        ({"lanes": "two"}, ["lanes: expected `int`, got `str`"]),
+        ({"log_level": "loud"}, ["log_level", "debug, info, warning, error"]),
         ({"cluster_id": "abc"}, ["cluster_id", "32 hex digits"]),
         ({"node_id": "DN 1"}, ["node_id"]),
         ({"locality": "site-1"}, ["locality", "site/zone"]),
@@ -34,7 +37,7 @@ def _refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ({"metasrv": ["192.0.2.1:4001"]}, ["[tls]"]),
         ({"listen": "127.0.0.1:0"}, ["listen", "port from 1"]),
         ({"lanes": 0}, ["lanes", "1 to 64"]),
-        ({"stop": "slowly"}, ["slowly"]),
+        ({"stop": "slowly"}, ["stop", "slowly", "drain, fast"]),
         ({"log_store": "kafka"}, ["log_store", "kafka"]),
         ({"cluster_id": None}, ["cluster_id"]),
     ],

@@ -1,5 +1,6 @@
 """The program itself: bad configuration is one line and exit 2, SIGTERM is a clean end."""
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from tests.integration.agent.harness import CLUSTER_ID
+from tests.integration.agent.replica import replica
 from tests.ports import free_ports
 
 PROGRAM = [sys.executable, "-m", "metasrv_frontend.main"]
@@ -48,6 +50,22 @@ def test_bad_configuration(tmp_path: Path, changes: dict[str, object], words: st
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert words in ended.stderr
+
+
+def test_another_clusters_metasrv(tmp_path: Path) -> None:
+    """T20: a frontend whose metasrv belongs to another cluster does not go on as if that would pass: exit 2."""
+
+    async def story() -> tuple[int | None, str]:
+        async with replica() as one:
+            path = _config(tmp_path, metasrv=[one.address], cluster_id="0" * 32)
+            process = await asyncio.create_subprocess_exec(
+                *PROGRAM, "--config", str(path), stderr=asyncio.subprocess.PIPE
+            )
+            _, said = await process.communicate()
+            return process.returncode, said.decode().splitlines()[-1]
+
+    status, said = asyncio.run(story())
+    assert (status, said.startswith("error: cluster_id: this is cluster")) == (2, True), said
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:

@@ -121,8 +121,10 @@ class MetasrvLink:
             try:
                 reply = await ask(self._channel(replica))
             except grpc.aio.AioRpcError as error:
-                if error.code() not in RETRIABLE:
-                    raise typed(error) from error
+                reason = typed(error)
+                # Without a reason of ours it may be the fault of this one alone: of an older version, of a proxy.
+                if error.code() not in RETRIABLE and not isinstance(reason, Unknown):
+                    raise reason from error
                 wait_ms = chooser.failed(replica)
                 hint = leader_hint(error)
                 if hint and hint != replica:

@@ -1,6 +1,8 @@
 """`metactl dev` and the operator's commands against a cluster of real processes."""
 
 import json
+import os
+import signal
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from metactl.asking import Metasrv
 from metactl.context import Context
@@ -120,11 +123,12 @@ def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
     [
         (["routes", "absent"], "absent"),
         (["routes"], "table"),
-        (["migrate", "999.0", "--yes"], str(999 << 32)),
+        (["migrate", "999.0", "--yes"], "region 999.0 does not exist"),
         (["migrate", "x", "--yes"], "TABLE_ID.PARTITION"),
         (["drain", "dn-9", "--yes"], "dn-9"),
         (["drain", "NOT A NODE", "--yes"], "NOT A NODE"),
         (["pause", "planet/earth", "--for", "1h", "--yes"], "planet/earth"),
+        (["pause", "site/site-9", "--for", "1h", "--yes"], "site-1, site-2"),
         (["pause", "cluster", "--for", "1", "--yes"], "--for"),
         (["resume", "node/dn-1", "--yes"], "not paused"),
         (["cancel", "0x1e240", "--yes"], "0x1e240"),
@@ -148,6 +152,94 @@ def test_bad_input_is_one_line_and_changes_nothing(
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
     assert ask_json(folder, "status")["regions_by_phase"] == before
+
+
+NEEDED = {
+    "metasrv": {
+        "metasrv_lease_ms", "metasrv_silence_max_ms", "metasrv_nodes", "metasrv_nodes_unwell", "metasrv_regions",
+        "metasrv_lanes", "metasrv_procedures", "metasrv_pauses", "metasrv_proposals_in_flight", "metasrv_propose_ms",
+        "metasrv_failover_phase_ms", "metasrv_grants", "metasrv_leader", "metasrv_raft_commit_seconds",
+    },
+    "dn": {
+        "datanode_lease_left_seconds", "datanode_lane_open", "datanode_lane_append_age_ms",
+        "datanode_lane_appends_waiting", "datanode_lane_appended_bytes", "datanode_unflushed_bytes",
+        "datanode_memory_bytes", "datanode_memory_budget_bytes", "datanode_store_probe_age_ms", "datanode_seal_ms",
+        "datanode_claim_ms", "datanode_replay_ms", "datanode_open_ms", "datanode_append_ms", "datanode_flush_ms",
+        "datanode_reports_waiting", "datanode_regions", "datanode_requests_in_flight",
+    },
+    "fe": {"frontend_requests", "frontend_write_seconds", "frontend_query_seconds", "frontend_in_flight_bytes"},
+}  # fmt: skip
+OURS = {"metasrv": "metasrv_", "dn": "datanode_", "fe": "frontend_"}
+
+
+def test_what_every_process_shows(cluster: tuple[Path, Context]) -> None:
+    """/health and /ready are 200; every metric is ours, has a help text and bounded labels; histograms name a unit."""
+    folder, _ = cluster
+    for kind, needed in NEEDED.items():
+        for config in sorted((folder / "here").glob(f"{kind}-*.toml")):
+            address = next(x.split('"')[1] for x in config.read_text().splitlines() if x.startswith("http_listen"))
+            for page in ("health", "ready"):
+                with urllib.request.urlopen(f"http://{address}/{page}", timeout=20) as answer:
+                    assert answer.status == 200
+                    assert isinstance(json.loads(answer.read()), dict)
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+                families = list(text_string_to_metric_families(answer.read().decode()))
+            assert needed <= {f.name for f in families}, config.name
+            for family in families:
+                assert family.name.startswith(OURS[kind]), family.name
+                assert family.documentation, family.name
+                assert not family.name.endswith("_created"), family.name
+                if family.type == "histogram":
+                    assert family.name.endswith(("_ms", "_seconds", "_bytes")), family.name
+                labels = {name for sample in family.samples for name in sample.labels}
+                assert not labels & {"region", "region_id", "table", "address"}, family.name
+            lines = config.with_suffix(".log").read_text().splitlines()
+            assert all(line.startswith('{"timestamp": ') for line in lines), config.name
+
+
+def test_the_last_datanode_is_not_drained(cluster: tuple[Path, Context]) -> None:
+    """Drains go on until one node is left that can have regions; that one is refused in one line."""
+    folder, _ = cluster
+    for node in ("dn-1", "dn-2", "dn-3"):
+        assert in_process(folder, "drain", node, "--yes").returncode == 0
+    try:
+        done = in_process(folder, "drain", "dn-4", "--yes")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr + done.stdout
+        assert "dn-4 is the last datanode" in done.stderr
+        assert not [p for p in ask_json(folder, "procedures")["procedures"] if p["from_node"] == "dn-4"]
+    finally:
+        for node in ("dn-1", "dn-2", "dn-3"):
+            assert in_process(folder, "drain", node, "--undo", "--yes").returncode == 0
+
+
+def test_a_dead_node_is_no_target_and_is_explained(cluster: tuple[Path, Context]) -> None:
+    """P6: kill -9 of a node with a region: one sentence says how silent, of which lease, and where its regions went.
+
+    A migration to the dead node, to an unknown one, and to the owner itself is refused in one line and moves nothing.
+    """
+    folder, context = cluster
+    http(frontend_of(folder), "/v1/influxdb/write?db=public", "fallen,city=a temperature=1 1")
+    route = ask_json(folder, "routes", "fallen")["routes"][0]
+    region, node = f"{int(route['region_id']) >> 32}.0", route["node_id"]
+    os.kill(int((folder / "here" / f"{node}.pid").read_text()), signal.SIGKILL)
+    client = Metasrv(context.metasrv, context.cluster_id)
+    try:
+        until("it is failed over", lambda: (r := client.routes("fallen").routes[0]).node_id != node
+              and r.phase == types_pb2.SERVING, deadline_s=30)  # fmt: skip
+        owner = client.routes("fallen").routes[0].node_id
+        for subject in (node, region):
+            told = [s for s in in_process(folder, "explain", subject).stdout.splitlines() if "lease: 1 region" in s]
+            assert told, subject
+            assert f"{node} (" in told[-1]
+            assert "ms of a 1,500 ms lease" in told[-1]
+        for target, said in ((node, "not up and well"), ("dn-9", "not registered"), (owner, f"on {owner} already")):
+            done = in_process(folder, "migrate", region, "--to", target, "--yes")
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+            assert done.stderr.startswith("error: to_node: ")
+            assert said in done.stderr
+        assert client.routes("fallen").routes[0].node_id == owner
+    finally:
+        client.close()
 
 
 def test_an_unreachable_cluster_is_exit_3(tmp_path: Path) -> None:

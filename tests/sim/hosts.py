@@ -24,7 +24,7 @@ from groundwork.sim.objects import Faults, SimObjectStore
 from groundwork.sim.processes import SimProcess
 from groundwork.sim.workers import InlineWorkers
 from metasrv.adapters.raft import EmbeddedRaft, RaftConfig, RaftLimits
-from metasrv.config import MetasrvConfig, Timing
+from metasrv.config import MetasrvConfig, PolicyConfig, Timing
 from metasrv.core.ports import Consensus, StateMachine
 from metasrv.service import Service
 from tests.sim.beats import TaskBeats
@@ -37,6 +37,7 @@ CLUSTER = "51" * 16
 RESTART_S = 1.0  # what a service manager waits before it starts a program again
 TIMING = Timing(lease_ms=3_000, beat_ms=900, election_ms_min=1_000, election_ms_max=2_000, tick_ms=100)
 APPEND_PERIOD_MS = 300
+POLICY = PolicyConfig(unwell_ms=2_500, settle_ms=4_000)
 LIMITS = RaftLimits(journal_entries_max=60, journal_tail_entries=10, chunk_bytes=2_000)
 ENGINE = EngineConfig(
     memory_budget_bytes=1 << 20, flush_bytes=6_000, flush_age_ms=5_000, settle_ms=1_000, files_max=3,
@@ -165,7 +166,7 @@ class MetasrvHost(Host):
             cluster_id=CLUSTER, node_id=self.name, locality=world.locality(self.name),
             data_dir=str(world.folder / self.name), listen=self.address, http_listen=f"{self.name}:4101",
             peers={h.name: h.address for h in world.metasrvs}, object_store=ObjectStoreConfig(directory="/unused"),
-            timing=TIMING,
+            timing=TIMING, policy=POLICY,
         )  # fmt: skip
 
         def fatal(reason: str) -> Any:

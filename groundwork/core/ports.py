@@ -54,6 +54,13 @@ class ObjectStore(Protocol):
         """The whole body. Raises NotFound, StoreUnavailable."""
         ...
 
+    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """The bodies of a few objects, None where there is none: for what is read one after another anyway.
+
+        Raises StoreUnavailable.
+        """
+        ...
+
     async def list(self, prefix: str, start_after: str = "") -> list[str]:
         """The keys under `prefix` (a folder, with its '/'), sorted, those after `start_after` only."""
         ...

@@ -91,6 +91,16 @@ class SimObjectStore:
             raise NotFound(f"{key} does not exist")
         return body
 
+    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """The bodies, None where there is none, asked for at once."""
+        return await asyncio.gather(*(self._find(key) for key in keys))
+
+    async def _find(self, key: str) -> bytes | None:
+        try:
+            return await self.get(key)
+        except NotFound:
+            return None
+
     async def list(self, prefix: str, start_after: str = "") -> list[str]:
         """The keys under a folder."""
         check_prefix(prefix)

@@ -50,6 +50,21 @@ def test_what_was_created_is_read_back(run: Run) -> None:
     run(scenario)
 
 
+def test_many_are_read_back_in_order(run: Run) -> None:
+    """get_many answers for each key in its place, None where there is no object; no keys, no answers."""
+
+    async def scenario(store: ObjectStore) -> None:
+        for n in range(0, 20, 2):
+            await store.create(f"many/{n:02d}", b"%d" % n)
+        found = await store.get_many([f"many/{n:02d}" for n in range(20)])
+        assert list(found) == [b"%d" % n if n % 2 == 0 else None for n in range(20)]
+        assert list(await store.get_many([])) == []
+        with pytest.raises(BadInput):
+            await store.get_many(["many/00", "../outside"])
+
+    run(scenario)
+
+
 def test_create_never_replaces(run: Run) -> None:
     """Put-if-absent: the second create raises AlreadyExists, and the first body stays."""
 

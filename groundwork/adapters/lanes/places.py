@@ -80,6 +80,16 @@ class Places:
             return None
         return await self.heavy(len(raw), lambda: decode_object(raw, lane, seq))
 
+    async def fetch_run(self, lane: Lane, seq: int, count: int) -> list[LaneObject | None]:
+        """The objects at `count` places from `seq` on, as fetch() would find them."""
+        raws = await self.store.get_many([self.key(lane, at) for at in range(seq, seq + count)])
+        size = sum(len(raw) for raw in raws if raw is not None)
+
+        def decode() -> list[LaneObject | None]:
+            return [None if raw is None else decode_object(raw, lane, at) for at, raw in enumerate(raws, seq)]
+
+        return await self.heavy(size, decode)
+
     async def heavy(self, size: int, work: Callable[[], T]) -> T:
         """Run work that takes long for many bytes on a worker."""
         return await self.workers.run(work) if size > _ON_WORKERS_BYTES else work()

@@ -10,6 +10,9 @@ from groundwork.core.errors import Trimmed
 from groundwork.core.ids import Lane
 from groundwork.core.ports import Chunk
 
+RUN_MAX = 32
+RUN_BYTES = 1 << 20
+
 
 class _Ahead:
     """The objects of consecutive seqs, some gets ahead of who asks for them."""
@@ -18,23 +21,28 @@ class _Ahead:
         self._places = places
         self._lane = lane
         self._next = at
-        self._gets: deque[asyncio.Task[LaneObject | None]] = deque()
+        self._run = 1  # so many objects are fetched together: small ones many, since a call costs more than they do
+        self._ready: deque[LaneObject | None] = deque()
+        self._gets: deque[asyncio.Task[list[LaneObject | None]]] = deque()
 
     async def take(self, bound: int) -> LaneObject | None:
         """The next object, None where it is absent. Those below `bound` are fetched ahead."""
-        loop = asyncio.get_running_loop()
-        while not self._gets or (self._next < bound and len(self._gets) < self._places.limits.read_ahead):
-            self._gets.append(loop.create_task(self._fetch(self._next)))
-            self._next += 1
-        get = self._gets[0]
-        found = await get
-        self._gets.popleft()
-        return found
+        if not self._ready:
+            loop = asyncio.get_running_loop()
+            while not self._gets or (self._next < bound and len(self._gets) < self._places.limits.read_ahead):
+                count = max(1, min(self._run, bound - self._next))
+                self._gets.append(loop.create_task(self._fetch(self._next, count)))
+                self._next += count
+            self._ready.extend(await self._gets[0])
+            self._gets.popleft()
+            largest = max(len(found.body) for found in self._ready if found) if any(self._ready) else 0
+            self._run = min(RUN_MAX, RUN_BYTES // max(1, largest) or 1)
+        return self._ready.popleft()
 
-    async def _fetch(self, seq: int) -> LaneObject | None:
+    async def _fetch(self, seq: int, count: int) -> list[LaneObject | None]:
         places = self._places
         until_ms = places.clock.now_ms() + places.limits.append_ms
-        return await places.patiently(lambda: places.fetch(self._lane, seq), until_ms)
+        return await places.patiently(lambda: places.fetch_run(self._lane, seq, count), until_ms)
 
     async def stop(self) -> None:
         """Drop what was fetched and not asked for."""

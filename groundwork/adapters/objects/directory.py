@@ -52,6 +52,12 @@ class DirectoryStore:
         check_key(key)
         return await self._workers.run(lambda: self._get(key))
 
+    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """The bodies, None where there is none: one turn of one worker. Raises StoreUnavailable."""
+        for key in keys:
+            check_key(key)
+        return await self._workers.run(lambda: [self._find(key) for key in keys])
+
     async def list(self, prefix: str, start_after: str = "") -> list[str]:
         """The keys under a folder after `start_after`, sorted. Raises StoreUnavailable."""
         check_prefix(prefix)
@@ -134,6 +140,12 @@ class DirectoryStore:
             raise NotFound(f"{key} does not exist") from error
         except OSError as error:
             raise _unavailable("get", key, error) from error
+
+    def _find(self, key: str) -> bytes | None:
+        try:
+            return self._get(key)
+        except NotFound:
+            return None
 
     def _list(self, prefix: str, start_after: str) -> Keys:
         found: Keys = []

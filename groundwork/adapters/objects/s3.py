@@ -4,6 +4,7 @@ A create is one request that nobody repeats: a retry inside the client would mee
 someone else's object. Reads may be repeated freely.
 """
 
+import asyncio
 import errno
 from collections.abc import Sequence
 from datetime import timedelta
@@ -47,6 +48,16 @@ class ObstoreStore:
             raise NotFound(f"{key} does not exist") from error
         except (exceptions.BaseError, OSError) as error:
             raise _unavailable("get", key, error) from error
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """The bodies, None where there is none, asked for at once. Raises StoreUnavailable."""
+        return await asyncio.gather(*(self._find(key) for key in keys))
+
+    async def _find(self, key: str) -> bytes | None:
+        try:
+            return await self.get(key)
+        except NotFound:
+            return None
 
     async def list(self, prefix: str, start_after: str = "") -> list[str]:
         """The keys under a folder after `start_after`, sorted. Raises StoreUnavailable."""

@@ -75,12 +75,12 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     """T20: a data folder is locked by one process and belongs to one cluster and replica."""
     first = DataFolder(tmp_path / "data", CLUSTER, "metasrv-1")
     first.open()
-    with pytest.raises(BadInput, match="locked by another running process"):
+    with pytest.raises(BadInput, match="locked by a live process"):
         DataFolder(tmp_path / "data", CLUSTER, "metasrv-1").open()
     first.close()
     for cluster_id, node_id, says in [
-        ("f" * 32, "metasrv-1", "belongs to cluster"),
-        (CLUSTER, "m-2", "belongs to metasrv-1"),
+        ("f" * 32, "metasrv-1", "belongs to cluster_id"),
+        (CLUSTER, "m-2", "belongs to node_id metasrv-1"),
     ]:
         other = DataFolder(tmp_path / "data", cluster_id, node_id)
         with pytest.raises(BadInput, match=says):
@@ -117,7 +117,7 @@ def test_a_process_starts_answers_and_stops(tmp_path: Path) -> None:
     with subprocess.Popen([*COMMAND, str(path)], stderr=subprocess.PIPE, text=True) as process:
         try:
             asyncio.run(_until_ready(config.http_listen, process))
-            assert "locked by another running process" in _one_line(path)
+            assert "locked by a live process" in _one_line(path)
             peers = f'{{ "metasrv-1" = "{config.listen}" }}'
             again = _toml(tmp_path, data_dir=f'"{tmp_path}/other"', listen=f'"{config.listen}"', peers=peers)
             assert f"cannot listen on {config.listen}" in _one_line(again)

@@ -9,7 +9,7 @@ WORKERS ?= 4
 SOURCES := groundwork metasrv datanode_agent metasrv_frontend metactl protos
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak check format protos lock clean
+.PHONY: help setup demo test mutants soak check format protos lock clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: $(STAMP) ## run the tests
 
 soak: $(STAMP) ## run fresh simulated histories on every core (SECONDS=600)
 	@$(BIN)/python -m tests.sim.run --soak $(or $(SECONDS),60)
+
+mutants: $(STAMP) ## plant each listed defect and see that a test notices (ARGS='raft' for one area, ARGS='seal' by name)
+	@$(BIN)/python -m tests.mutants.run $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import contracts, tidy
 	$(BIN)/ruff format --check .

@@ -26,7 +26,7 @@ def _ask_vote(folder: Path, candidate: str, term: int, die: str) -> tuple[int, s
 
 
 def test_t11_kill_before_the_fsync_of_a_vote_told_nobody(tmp_path: Path) -> None:
-    """T11: killed between vote and fsync, nothing has left; restarted, at most one candidate of the term gets a vote."""
+    """T11: killed between vote and fsync, nothing left; restarted, at most one candidate gets a vote of the term."""
     assert _ask_vote(tmp_path / "a", "b", 5, "before") == (-signal.SIGKILL, "")
     answers = [_ask_vote(tmp_path / "a", candidate, 5, "never")[1] for candidate in ("c", "b")]
     assert sum(bool(answer) for answer in answers) <= 1, answers
@@ -99,7 +99,7 @@ class Replicas:
 
 @pytest.mark.timeout(300)
 def test_t23_t12_cold_restarts_of_all_replicas(tmp_path: Path) -> None:
-    """T23, T12: ten times kill -9 of all, a torn tail in every journal, and all that was acknowledged is there again."""
+    """T23, T12: ten times kill -9 of all, a torn tail in every journal, and all that was acknowledged is there."""
     replicas = Replicas(tmp_path)
     acknowledged: list[str] = []
     took_s: list[float] = []

@@ -42,9 +42,8 @@ def main(folder: Path, candidate: str, term: int, die: str) -> None:
         for message in messages:
             print(f"to {peer}: {message.WhichOneof('kind')}", flush=True)
 
-    config = RaftConfig(
-        cluster_id=CLUSTER, node_id="a", peers={name: f"unused:{n}" for n, name in enumerate(NAMES, 1)}, data_dir=folder,
-    )  # fmt: skip
+    peers = {name: f"unused:{port}" for port, name in enumerate(NAMES, 1)}
+    config = RaftConfig(cluster_id=CLUSTER, node_id="a", peers=peers, data_dir=folder)
     disk = DyingDisk()
     replica = Replica(config, Ledger(), send, RaftMetrics(CollectorRegistry()), disk)
     for peer in NAMES[1:]:

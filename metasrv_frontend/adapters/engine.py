@@ -95,7 +95,8 @@ def _quoted(name: str) -> str:
 
 
 def _typed(error: Exception) -> QueryFailed:
-    text = str(error)
+    # One line, and of a chain of causes the last: where it is wrong, not through which rule it was found.
+    text = " ".join(str(error).rpartition("\ncaused by\n")[2].split())
     missing = _NO_TABLE.search(text)
     if missing:
         return NoSuchTable(missing.group(1))

@@ -19,7 +19,7 @@ from metasrv_frontend.adapters.engine import QueryFailed
 from metasrv_frontend.adapters.scanner import PoolEmpty, RegionUnreadable, TooMuchData
 from metasrv_frontend.config import FrontendConfig
 from metasrv_frontend.core.results import Code, failure, records, success
-from metasrv_frontend.core.sql_words import SQL_BYTES_MAX, SqlSyntax, statements
+from metasrv_frontend.core.sql_words import SQL_BYTES_MAX, BadValue, NoColumn, SqlSyntax, Unsupported, statements
 from metasrv_frontend.ingest import NotWritten
 from metasrv_frontend.metrics import Metrics
 from metasrv_frontend.query import Busy, Output, Queries
@@ -102,7 +102,8 @@ def _answer(form: str, outputs: list[Output], took_ms: float, rows_max: int) -> 
                 "or ask for format=arrow"
             )
         shaped.append(records(output) if isinstance(output, pa.Table) else output)
-    return Response(success(shaped, took_ms), media_type="application/json")
+    headers = {"x-greptime-format": "greptimedb_v1", "x-greptime-execution-time": str(int(took_ms))}
+    return Response(success(shaped, took_ms), headers=headers, media_type="application/json")
 
 
 def _arrow(table: pa.Table) -> bytes:
@@ -122,7 +123,9 @@ def _as_table(output: dict[str, Any]) -> pa.Table:
 
 def _refusal(error: MetasrvError, took_ms: float) -> Response:
     status, code = _status(error)
-    headers = {"Retry-After": "1"} if status == 503 else {}
+    headers = {"x-greptime-err-code": str(int(code)), "x-greptime-execution-time": str(int(took_ms))}
+    if status == 503:
+        headers["Retry-After"] = "1"
     if status >= 500:
         log.warning("statement_failed", status=status, reason=str(error))
     return Response(failure(code, str(error), took_ms), status, headers, media_type="application/json")
@@ -134,6 +137,12 @@ def _status(error: MetasrvError) -> tuple[int, Code]:
             return 413, Code.INVALID_ARGUMENTS
         case UnknownEncoding():
             return 415, Code.INVALID_ARGUMENTS
+        case Unsupported():
+            return 400, Code.UNSUPPORTED
+        case NoColumn():
+            return 400, Code.TABLE_COLUMN_NOT_FOUND
+        case BadValue():
+            return 400, Code.INVALID_ARGUMENTS
         case SqlSyntax():
             return 400, Code.INVALID_SYNTAX
         case BadInput():

@@ -55,6 +55,18 @@ class SqlSyntax(BadInput):
         super().__init__("sql", message)
 
 
+class Unsupported(SqlSyntax):
+    """A statement that is well known elsewhere, and not here."""
+
+
+class NoColumn(SqlSyntax):
+    """A statement names a column that is not there."""
+
+
+class BadValue(SqlSyntax):
+    """A value that the column, or the clause, cannot have."""
+
+
 class _Tokenizer(Tokenizer):
     IDENTIFIERS: ClassVar = ['"', "`"]
     COMMANDS: ClassVar = set()

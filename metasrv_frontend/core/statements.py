@@ -7,7 +7,16 @@ import pyarrow as pa
 
 from groundwork.core.arrow import arrow_schema
 from groundwork.core.table import PARTITIONS_MAX, Column, ColumnType, Role, Schema, check_columns
-from metasrv_frontend.core.sql_words import Kind, Reader, SqlSyntax, Statement, Word
+from metasrv_frontend.core.sql_words import (
+    BadValue,
+    Kind,
+    NoColumn,
+    Reader,
+    SqlSyntax,
+    Statement,
+    Unsupported,
+    Word,
+)
 
 QUERIES = frozenset({"SELECT", "WITH", "VALUES", "EXPLAIN", "(", "TABLE"})
 _STRING: ColumnType = "string"
@@ -66,6 +75,12 @@ class Insert(NamedTuple):
     rows: tuple[tuple[Literals, ...], ...]
 
 
+# What people know from other databases, and do not find here.
+_ELSEWHERE = frozenset(
+    {"ALTER", "ANALYZE", "CALL", "COPY", "DELETE", "GRANT", "MERGE", "REPLACE", "REVOKE", "SET", "TRUNCATE",
+     "UPDATE", "USE", "VACUUM"}
+)  # fmt: skip
+
 Parsed = CreateTable | DropTable | Show | Describe | Insert
 
 
@@ -77,7 +92,7 @@ def parse(statement: Statement) -> Parsed:
     }  # fmt: skip
     verb = statement.verb
     if verb not in readers:
-        raise SqlSyntax(
+        raise (Unsupported if verb in _ELSEWHERE else SqlSyntax)(
             f"{verb} is not supported; there are SELECT, INSERT INTO ... VALUES, CREATE TABLE, DROP TABLE, "
             "SHOW TABLES, DESCRIBE TABLE and EXPLAIN"
         )
@@ -127,14 +142,14 @@ def _create(reader: Reader) -> CreateTable:
         raise SqlSyntax("name exactly one TIME INDEX, as in: ts TIMESTAMP(9) TIME INDEX")
     for name in [*keys, *times, *partition_columns]:
         if name not in types:
-            raise SqlSyntax(f"there is no column {name!r}")
+            raise NoColumn(f"there is no column {name!r}")
     roles = {name: Role.TAG if name in keys else Role.TIME if name == times[0] else Role.FIELD for name in types}
     if times[0] in keys:
         raise SqlSyntax("the time index is part of every row's key already: leave it out of PRIMARY KEY")
     columns = tuple(Column(name, kind, roles[name]) for name, kind in types.items())
     check_columns(columns)
     if not set(partition_columns) <= set(keys):
-        raise SqlSyntax("PARTITION BY HASH names columns of the primary key")
+        raise BadValue("PARTITION BY HASH names columns of the primary key")
     return CreateTable(table, columns, tuple(partition_columns), partitions, if_not_exists)
 
 
@@ -160,7 +175,7 @@ def _create_part(reader: Reader, types: dict[str, ColumnType], keys: list[str], 
             break
     word = reader.peek()
     if word is not None and word.text.upper() == "DEFAULT":
-        raise SqlSyntax(f"column {name!r}: DEFAULT is not supported; an absent tag is '', an absent field is NULL")
+        raise Unsupported(f"column {name!r}: DEFAULT is not supported; an absent tag is '', an absent field is NULL")
 
 
 def _column_type(reader: Reader) -> ColumnType:
@@ -168,7 +183,7 @@ def _column_type(reader: Reader) -> ColumnType:
     upper = word.text.upper()
     found = _TYPES.get(upper)
     if found is None:
-        raise SqlSyntax(
+        raise Unsupported(
             f"type {word.text!r} is not one of STRING, DOUBLE, BIGINT, BIGINT UNSIGNED, BOOLEAN, TIMESTAMP(9)"
         )
     if upper == "DOUBLE":
@@ -179,7 +194,7 @@ def _column_type(reader: Reader) -> ColumnType:
         size = reader.next("a number").text
         reader.expect(")")
         if found == "timestamp_ns" and size != "9":
-            raise SqlSyntax(f"TIMESTAMP({size}): times are kept in nanoseconds, write TIMESTAMP(9)")
+            raise Unsupported(f"TIMESTAMP({size}): times are kept in nanoseconds, write TIMESTAMP(9)")
     return found
 
 
@@ -191,7 +206,7 @@ def _create_tail(reader: Reader) -> tuple[list[str], int]:
         reader.expect("PARTITIONS")
         word = reader.next("a number of partitions")
         if word.kind is not Kind.NUMBER or not word.text.isdigit() or not 1 <= int(word.text) <= PARTITIONS_MAX:
-            raise SqlSyntax(f"PARTITIONS {word.text}: not 1 to {PARTITIONS_MAX}")
+            raise BadValue(f"PARTITIONS {word.text}: not 1 to {PARTITIONS_MAX}")
         partitions = int(word.text)
     if reader.accept("ENGINE"):
         reader.expect("=")
@@ -239,10 +254,10 @@ def rows_to_batch(insert: Insert, schema: Schema, now_ns: int) -> pa.RecordBatch
         raise SqlSyntax("a column is named twice")
     for name in names:
         if schema.column(name) is None:
-            raise SqlSyntax(f"table {insert.table!r} has no column {name!r}")
+            raise NoColumn(f"table {insert.table!r} has no column {name!r}")
     for number, row in enumerate(insert.rows, 1):
         if len(row) != len(names):
-            raise SqlSyntax(f"row {number} has {len(row)} values for {len(names)} columns")
+            raise BadValue(f"row {number} has {len(row)} values for {len(names)} columns")
     arrow = arrow_schema(schema)
     arrays = []
     for column, kind in zip(schema.columns, arrow.types, strict=True):
@@ -264,7 +279,7 @@ def _array(values: list[Literals], kind: pa.DataType, column: Column) -> "pa.Arr
             "float64": isinstance(value, int | float) and not isinstance(value, bool),
         }.get(column.type, isinstance(value, int) and not isinstance(value, bool))  # fmt: skip
         if value is not None and not fits:
-            raise SqlSyntax(f"{value!r} is not a value of column {column.name!r} ({column.type})")
+            raise BadValue(f"{value!r} is not a value of column {column.name!r} ({column.type})")
     try:
         if column.type == "timestamp_ns":
             times: list[Any] = values
@@ -272,4 +287,4 @@ def _array(values: list[Literals], kind: pa.DataType, column: Column) -> "pa.Arr
             return pa.array(parts, pa.int64()).cast(kind)
         return pa.array([float(v) if column.type == "float64" and v is not None else v for v in values], kind)
     except (pa.ArrowInvalid, OverflowError) as error:
-        raise SqlSyntax(f"column {column.name!r}: {error}") from error
+        raise BadValue(f"column {column.name!r}: {error}") from error

@@ -239,6 +239,16 @@ def test_queries_without_tables() -> None:
         ("SELEC 1", 400, 2000, "SELEC is not supported"),
         ("SELECT 1 +", 400, 2000, "ParserError"),
         ("SELECT 1/0", 400, 3001, "Divide by zero"),
+        ("SELECT CAST('x' AS BIGINT)", 400, 3001, "Cannot cast string 'x'"),
+        ("DELETE FROM t", 400, 1001, "DELETE is not supported"),
+        ("CREATE TABLE t (ts TIMESTAMP TIME INDEX, v BLOB)", 400, 1001, "type 'BLOB' is not one of STRING"),
+        ("CREATE TABLE t (ts TIMESTAMP TIME INDEX, PRIMARY KEY (a))", 400, 4002, "there is no column 'a'"),
+        (
+            "CREATE TABLE t (a STRING PRIMARY KEY, ts TIMESTAMP TIME INDEX) PARTITION BY HASH (a) PARTITIONS 0",
+            400,
+            1004,
+            "PARTITIONS 0: not 1 to",
+        ),
         ("", 400, 1004, "form field"),
         ("CREATE TABLE t (a STRING)", 400, 2000, "TIME INDEX"),
         ("INSERT INTO nope VALUES (1)", 400, 4001, "Table not found: nope"),
@@ -253,7 +263,9 @@ def test_sql_refusals(sql: str, status: int, code: int, words: str) -> None:
             body = answer.json()
             assert (answer.status_code, body["code"]) == (status, code)
             assert words in body["error"]
+            assert "\n" not in body["error"]
             assert "execution_time_ms" in body
+            assert answer.headers["x-greptime-err-code"] == str(code)
 
     asyncio.run(story())
 

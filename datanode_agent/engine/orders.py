@@ -167,6 +167,15 @@ class Orders:
             self._keep(self._report_left(report, lane), f"left {region.region_id}")
         else:
             self._context.report(report)
+        if region.working_on is not None and region.working_on.kind == nodes_pb2.DROP:
+            self._keep(self._drop_again(region), f"drop again {region.region_id}")
+
+    async def _drop_again(self, region: Region) -> None:
+        """A drop has no other order to come: what was in its way may have gone by itself."""
+        await self._context.clock.sleep(self._context.config.tell_again_ms)
+        if region.state is State.FAILED and region.order is not None and region.order.kind == nodes_pb2.DROP:
+            region.failed_on = None
+            self.look_again(region)
 
     def damaged(self, region: Region, message: str) -> None:
         """A serving region has rows that cannot be used: reads only, said once, until an operator accepts the loss."""

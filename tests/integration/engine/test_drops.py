@@ -95,3 +95,21 @@ def test_a_marker_without_a_tombstone_deletes_nothing() -> None:
         await a.kill()
 
     simulate(main)
+
+
+def test_a_drop_that_failed_is_tried_again() -> None:
+    """Its newest manifest was unreadable for a while: metasrv gives no other order, so the node tries by itself."""
+
+    async def main(bucket: Bucket) -> None:
+        a = await Node(bucket, "a", 1, GRACE).start()
+        await a.open(10)
+        readable = bucket.objects[manifest_key(R, 1)]
+        bucket.objects[manifest_key(R, 1)] = b"damaged"
+        a.tell(order(nodes_pb2.DROP, 11))
+        await a.until(lambda: a.state() == "failed")
+        bucket.objects[manifest_key(R, 1)] = readable
+        await asyncio.sleep(2 * QUIET.tell_again_ms / 1000)
+        assert a.reports[-1].HasField("closed") and a.state() == "closed"
+        await a.kill()
+
+    simulate(main)

@@ -217,7 +217,7 @@ class Service:
             log.info("replica_did_not_say", replica_id=node_id, code=error.code().name)
             return
         heard = [Heard(n.node_id, n.incarnation, n.age_ms) for n in reply.nodes]
-        self.book.reported(node_id, heard, self.clock.now_ms())
+        self.book.reported(node_id, heard, self.clock.now_ms(), reply.listening_ms)
 
     # ---------------------------------------------------------------- bootstrap
 

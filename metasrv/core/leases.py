@@ -5,6 +5,7 @@ A grant is sound only if the leader called `confirm()` AFTER it received the bea
 """
 
 import enum
+import math
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -100,6 +101,7 @@ class LeaseBook:
         self._previous_leader: str | None = None
         self._elected_ms: float | None = None
         self._reported: set[str] = set()
+        self._forgetful: set[str] = set()  # they reported, and have restarted within a lease
         self._own: dict[str, float] = {}  # node id -> last beat that came here, directly or relayed
         self._theirs: dict[str, set[str]] = {}  # replica -> nodes that it heard within a lease, as it last said
         self._ticked_ms: float | None = None
@@ -156,14 +158,16 @@ class LeaseBook:
         self.led_by(self._id)
         self._elected_ms = now_ms
         self._ticked_ms = None
-        self._reported = {self._id}
+        self._reported, self._forgetful = {self._id}, set()
         self._theirs = {}
         for memory in self._nodes.values():
             memory.well_since_ms = None
 
-    def reported(self, replica_id: str, nodes: Iterable[Heard], now_ms: float) -> None:
-        """Another replica's answer to Replicas.Heard."""
+    def reported(self, replica_id: str, nodes: Iterable[Heard], now_ms: float, listening_ms: float = math.inf) -> None:
+        """Another replica's answer to Replicas.Heard. One that listens for less than a lease forgot what it granted."""
         self._reported.add(replica_id)
+        if listening_ms < self._lease_ms:
+            self._forgetful.add(replica_id)
         theirs = list(nodes)
         self._theirs[replica_id] = {n.node_id for n in theirs if n.age_ms < self._lease_ms}
         for node in theirs:
@@ -187,8 +191,8 @@ class LeaseBook:
         """For how long no reporting replica has heard this incarnation, as far as it may be held against the node.
 
         Counted from the last time any reporting replica heard it. Where none heard it, from the election (or its
-        registration). Where the leader before this one does not report, from the election at the earliest: what it
-        granted last is not known here, but it answered a beat sent before that.
+        registration). Where the leader before this one does not report, or has restarted, from the election at the
+        earliest: what it granted last is not known here, but it answered a beat sent before that.
         """
         memory = self._nodes.get(node_id)
         if memory is None or memory.incarnation != incarnation:
@@ -196,7 +200,8 @@ class LeaseBook:
             last = memory.beat if memory else None
             memory = self._nodes[node_id] = _Memory(incarnation, first, False, first, beat=last)
         since = memory.heard_at_ms if memory.known else memory.first_ms
-        if self._elected_ms is not None and (not memory.known or self._previous_leader not in self._reported):
+        knowing = self._reported - self._forgetful
+        if self._elected_ms is not None and (not memory.known or self._previous_leader not in knowing):
             since = max(since, self._elected_ms)
         return max(0.0, now_ms - since)
 

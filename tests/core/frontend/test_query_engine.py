@@ -1,6 +1,7 @@
 """Queries against an oracle: DuckDB over all rows answers as the engine does over what the plan said it needs."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from groundwork.core.arrow import arrow_schema
@@ -222,7 +223,16 @@ PREDICATES = st.recursive(
 @given(PREDICATES)
 def test_any_predicate(predicate: str) -> None:
     """Whatever the predicate, what is pushed down never loses a row."""
+    first = re.findall(r"('[^']+') (?:<|<=|>|>=|=) ts", predicate)
+    assume(len(set(first)) == len(first))  # two bounds that are equal and come first: the next test
     same(f"SELECT host, ts, n FROM cpu WHERE {predicate}")
+
+
+@pytest.mark.xfail(strict=True, reason="DataFusion 55 keeps the wrong one of two equal bounds that come first")
+def test_equal_bounds_that_come_first() -> None:
+    """The engine's own fault, told in docs/frontend.md: with the column first the same predicate is right."""
+    same("SELECT ts FROM cpu WHERE ts <= '2024-01-01 00:00:01' AND ts < '2024-01-01 00:00:01'")
+    same("SELECT ts FROM cpu WHERE '2024-01-01 00:00:01' >= ts AND '2024-01-01 00:00:01' > ts")
 
 
 @pytest.mark.parametrize(

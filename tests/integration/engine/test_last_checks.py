@@ -95,3 +95,59 @@ def test_hole9_manifests_go_oldest_first_and_never_the_newest_two() -> None:
         await a.kill()
 
     simulate(main)
+
+
+def test_hole11_p1_a_flush_covers_no_append_that_is_under_way() -> None:
+    """HOLES 11: a put is on its way when the memtable is frozen. It lands, is acknowledged, and must be replayed."""
+
+    async def main(bucket: Bucket) -> None:
+        a = await Node(bucket, "a", 1).start()
+        await a.open(10)
+        await a.put(10, [("h1", 1, 1.0)])
+        a.faults.latency_ms = (20.0, 20.0)
+        writing = asyncio.create_task(a.write(10, [("h2", 2, 2.0)]))
+        await asyncio.sleep(0.005)
+        await a.engine.flush([])
+        assert (await writing).outcome == pb.DONE
+        await a.kill()
+        b = await Node(bucket, "b", 2).start()
+        await b.open(11, over=[a.lane])
+        assert await b.rows(11) == [("h1", 1, 1.0), ("h2", 2, 2.0)]
+        await b.kill()
+
+    simulate(main)
+
+
+def test_p1_a_flush_covers_not_one_position_too_much() -> None:
+    """P1: the very next append after a flush is not in its SST, so a successor must find it in the lane."""
+
+    async def main(bucket: Bucket) -> None:
+        a = await Node(bucket, "a", 1).start()
+        await a.open(10)
+        await a.put(10, [("h1", 1, 1.0)])
+        await a.engine.flush([])
+        await a.put(10, [("h2", 2, 2.0)])
+        await a.kill()
+        b = await Node(bucket, "b", 2).start()
+        await b.open(11, over=[a.lane])
+        assert await b.rows(11) == [("h1", 1, 1.0), ("h2", 2, 2.0)]
+        await b.kill()
+
+    simulate(main)
+
+
+def test_p2_a_write_whose_region_is_taken_away_during_the_append_is_not_acknowledged() -> None:
+    """P2: the append lands in a lane that goes on, but its region is closed here: the row is held by nobody."""
+
+    async def main(bucket: Bucket) -> None:
+        a = await Node(bucket, "a", 1).start()
+        await a.open(10)
+        a.faults.latency_ms = (20.0, 20.0)
+        writing = asyncio.create_task(a.write(10, [("h1", 1, 1.0)]))
+        await asyncio.sleep(0.005)
+        a.tell(order(nodes_pb2.CLOSE, 11))
+        assert a.state() == "closed"
+        assert (await writing).outcome == pb.UNKNOWN_OUTCOME
+        await a.kill()
+
+    simulate(main)

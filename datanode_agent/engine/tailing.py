@@ -25,6 +25,7 @@ class LaneTail:
         self._members: dict[int, Warm] = {}
         self._joining: dict[int, Warm] = {}
         self._lost: set[int] = set()
+        self._failure: Exception | None = None
         self._position = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -33,6 +34,7 @@ class LaneTail:
         self._lost.discard(region_id)
         self._joining[region_id] = warm
         if self._task is None or self._task.done():
+            self._failure = None
             self._task = asyncio.get_running_loop().create_task(self._run(), name=f"tail {self.lane}")
 
     def leave(self, region_id: int) -> None:
@@ -45,7 +47,12 @@ class LaneTail:
         return region_id in self._members
 
     def lost(self, region_id: int) -> bool:
-        """The lane was trimmed beyond what it had: it must start again from a newer manifest."""
+        """The lane was trimmed beyond what it had: it must start again from a newer manifest.
+
+        Raises what ended the tail for all, Damaged where the lane cannot be read.
+        """
+        if self._failure is not None:
+            raise self._failure
         return region_id in self._lost
 
     @property
@@ -59,6 +66,14 @@ class LaneTail:
             self._task.cancel()
 
     async def _run(self) -> None:
+        try:
+            await self._follow()
+        except Exception as error:  # noqa: BLE001  the members' own tasks raise it: each region fails, and says why
+            self._failure = error
+            self._members, self._joining = {}, {}
+            self.progress.notify()
+
+    async def _follow(self) -> None:
         config, wait_ms = self._context.config, self._context.config.tail_poll_ms
         while not self.idle:
             try:

@@ -257,6 +257,7 @@ class FileWriter:
         self._handed = tail.end
         self._appends = Appends(lane, clock, self._launch, limits.queue_bytes, limits.append_ms)
         self._puts: set[asyncio.Task[None]] = set()
+        self._work: asyncio.Future[None] | None = None  # a worker has the files, also when nobody waits for it any more
 
     @property
     def next_position(self) -> int:
@@ -278,8 +279,17 @@ class FileWriter:
         return await self._appends.append(entry)
 
     async def close(self) -> None:
-        """Wait for what is in flight, stop, and free the lock."""
+        """Wait for what is in flight, stop, and free the lock: now, or when a worker that the disk holds is back."""
         await self._appends.drain(self._puts, self._admitted)
+        if self._work is not None and not self._work.done():
+            log.warning("lane_writer_hangs", lane=str(self.lane), means="the lane stays locked until its disk answers")
+            self._work.add_done_callback(lambda _: self._free())
+            return
+        self._free()
+
+    def _free(self) -> None:
+        if self._work is not None and not self._work.cancelled():
+            self._work.exception()  # its outcome was told to be unknown
         self._tail.close()
         if self._lock >= 0:
             os.close(self._lock)
@@ -299,7 +309,8 @@ class FileWriter:
         frame = encode_frame(FrameKind.DATA, self.lane, position, batch.entries)
         self._handed = position + len(frame)
         try:
-            await self._workers.run(lambda: self._tail.write(frame))
+            self._work = asyncio.ensure_future(self._workers.run(lambda: self._tail.write(frame)))
+            await asyncio.shield(self._work)
         except OSError as error:
             broken = StoreUnavailable(f"lane {self.lane} cannot be written: {error.strerror}; the outcome is not known")
             if error.errno == errno.ENOSPC:

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from groundwork.adapters.lanes.file import FileLog
+from groundwork.adapters.lanes.places import Limits
 from groundwork.adapters.lanes.segments import HEADER_BYTES
 from groundwork.core.errors import StoreUnavailable
 from groundwork.core.ids import Lane, first_token
@@ -18,6 +21,7 @@ from groundwork.core.ports import Chunk
 from groundwork.sim.clock import SimClock, run_sim
 from groundwork.sim.workers import InlineWorkers
 
+T = TypeVar("T")
 LANE = Lane("dn-1", first_token(1) + 4, 0)
 
 
@@ -207,5 +211,48 @@ def test_p1_a_disk_that_is_full_at_the_sync_ends_the_writer(tmp_path: Path, monk
         end = await _log(tmp_path).seal(LANE)
         found = [(c.position, bytes(c.body)) for c in await _read(_log(tmp_path), 0, end) if c.damage is None]
         assert set(acknowledged) <= set(found)
+
+    run_sim(main())
+
+
+class HungDisk:
+    """The Workers port over a disk that takes no write while it hangs."""
+
+    def __init__(self) -> None:
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` once the disk answers, whether its caller still waits or not: a thread cannot be called back."""
+
+        async def in_a_thread() -> T:
+            await self.answers.wait()
+            return work()
+
+        return await asyncio.shield(asyncio.ensure_future(in_a_thread()))
+
+
+def test_p2_a_writer_whose_disk_hangs_keeps_the_lock_until_its_write_is_over(tmp_path: Path) -> None:
+    """P2: close() gives up waiting; the worker still has the file, so neither it nor the lock may be let go."""
+
+    async def main() -> None:
+        disk = HungDisk()
+        log = FileLog(tmp_path, SimClock(), disk, Limits(append_ms=500))
+        writer = await log.open_writer(LANE, lambda _p, _e: None)
+        writer.admit()
+        first = await writer.append(b"one")
+        disk.answers.clear()
+        appending = asyncio.create_task(writer.append(b"two"))
+        await asyncio.sleep(0.01)
+        await writer.close()
+        with pytest.raises(StoreUnavailable):
+            await appending
+        with pytest.raises(StoreUnavailable, match="is locked"):
+            await _log(tmp_path).seal(LANE)
+        disk.answers.set()
+        await asyncio.sleep(0.01)
+        end = await _log(tmp_path).seal(LANE)
+        chunks = await _read(_log(tmp_path), 0, end)
+        assert [c.position for c in chunks][:1] == [first] and len(chunks) == 2 and not any(c.damage for c in chunks)
 
     run_sim(main())

@@ -16,6 +16,7 @@ from datanode_agent.engine.manifests import Fenced
 from datanode_agent.engine.memtable import ENTRY_OVERHEAD_BYTES
 from datanode_agent.engine.region import TAKES_APPENDS, Region
 from datanode_agent.engine.waiting import Changed, within
+from groundwork.core import marks
 from groundwork.core.arrow import arrow_schema, check_batch
 from groundwork.core.entry import ENTRY_BYTES_MAX, Entry, Kind
 from groundwork.core.errors import BadInput, LaneError, StoreUnavailable
@@ -188,7 +189,7 @@ class Writer:
         self._context.memory.take(size)  # in flight; the sink counts what became durable
         try:
             entry = Entry(Kind.DATA, region.region_id, epoch, sequence, write.rows, write.schema_version, write.batch)
-            await lane.append(entry)
+            position = await lane.append(entry)
             known = True
             # The decision to acknowledge: no await between it and the end of this block.
             if not region.stays_in(stay) or region.epoch != epoch or region.state not in TAKES_APPENDS:
@@ -201,6 +202,7 @@ class Writer:
                 outcome.message = "kept, but the lease ended meanwhile: write it again where the route says"
             else:
                 outcome.outcome = pb.DONE
+                marks.tell("write_acknowledged", region.region_id, epoch, stay, position)
                 self.rows_acknowledged += write.rows
                 self._context.metrics.rows.inc(write.rows)
         except LaneError as error:

@@ -78,6 +78,12 @@ class SimClock:
         """Somebody sets the wall clock."""
         self._wall_offset_ms = offset_ms
 
+    def set_rate(self, rate: float) -> None:
+        """From now on it runs at another speed; it does not jump."""
+        now_s = asyncio.get_running_loop().time()
+        self._offset_ms += now_s * 1000 * (self._rate - rate)
+        self._rate = rate
+
     def jump(self, ms: float) -> None:
         """Move the clock forward."""
         self._offset_ms += ms

@@ -24,6 +24,16 @@ class Bucket:
         self.creates = 0
         self.gets = 0
         self.lists = 0
+        self.on_put: Callable[[str, bytes], None] | None = None  # the moment a new object takes effect
+
+    def put(self, key: str, body: bytes) -> bool:
+        """Put-if-absent, now; whether it was absent."""
+        if key in self.objects:
+            return False
+        self.objects[key] = bytes(body)
+        if self.on_put is not None:
+            self.on_put(key, self.objects[key])
+        return True
 
 
 @dataclass
@@ -70,9 +80,7 @@ class SimObjectStore:
             self._late.add(task)
             task.add_done_callback(self._late.discard)
             raise StoreUnavailable(f"create {key}: timed out; its outcome is not known")
-        exists = key in self.bucket.objects
-        if not exists:
-            self.bucket.objects[key] = bytes(body)
+        exists = not self.bucket.put(key, body)
         await self._reply("create", key)
         if self.faults.lose_replies:
             self.faults.lose_replies -= 1
@@ -145,4 +153,4 @@ class SimObjectStore:
 
     async def _put_late(self, key: str, body: bytes) -> None:
         await asyncio.sleep(self.faults.late_ms / 1000)
-        self.bucket.objects.setdefault(key, body)
+        self.bucket.put(key, body)

@@ -16,7 +16,6 @@ from datanode_agent.engine.config import EngineConfig
 from datanode_agent.service import Agent
 from datanode_agent.surroundings import Surroundings
 from groundwork.adapters.config import ObjectStoreConfig
-from groundwork.adapters.lanes.objects import ObjectsLog
 from groundwork.adapters.rpc import use_transport
 from groundwork.core.errors import MetasrvError
 from groundwork.sim.clock import SimClock
@@ -29,6 +28,7 @@ from metasrv.core.ports import Consensus, StateMachine
 from metasrv.service import Service
 from tests.sim.beats import TaskBeats
 from tests.sim.disk import SimDisk
+from tests.sim.owners import WatchedLog
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -231,7 +231,8 @@ class DatanodeHost(Host):
         self._folder.open()
         self.agent = Agent(config, surroundings=around)
         store, workers = self.store(process), InlineWorkers()
-        logs = ObjectsLog(store, self.clock, workers, nonce=lambda: self.chance.randbytes(16))
+        logs = WatchedLog(store, self.clock, workers, nonce=lambda: self.chance.randbytes(16))
+        logs.owners = world.owners
         try:
             status = await self.agent.serve(store, logs, workers)
         finally:

@@ -19,6 +19,7 @@ from tests.sim.clients import Clients
 from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost
 from tests.sim.nemesis import Nemesis
 from tests.sim.operators import Operators
+from tests.sim.owners import Owners
 from tests.sim.raft.crashing_disk import PowerLost
 from tests.sim.trace import Trace
 
@@ -41,6 +42,7 @@ class World:
         self.fabric = Fabric(self.loop, random.Random(f"{seed}/network"), (fast, fast * self.chance.choice((1.5, 10))))
         self.bucket = Bucket()
         self.checks = Checks(self)
+        self.owners = Owners(self)
         self.metasrvs = [MetasrvHost(self, f"metasrv-{n}", n) for n in (1, 2, 3)]
         self.datanodes = [DatanodeHost(self, f"dn-{n}", n) for n in range(1, self.chance.choice((3, 3, 3, 4)) + 1)]
         self.clients = Clients(self)
@@ -90,6 +92,7 @@ class World:
         self.trace.folder = str(self.folder)
         asyncio.set_event_loop(self.loop)
         self.trace.capture()
+        self.owners.watch()
         library.use_clock(self._library_now_s)
         library.use_random(random.Random(f"{self.seed}/raft"))
         self.loop.set_exception_handler(self._unhandled)
@@ -149,6 +152,7 @@ class World:
         except NothingLeftToDo:
             self.trace.note("world", "left_over")
         library.use_clock()
+        self.owners.release()
         asyncio.set_event_loop(None)
         self.loop.close()
         shutil.rmtree(self.folder, ignore_errors=True)

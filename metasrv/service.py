@@ -107,9 +107,20 @@ class Service:
         log.info("started", listen=self.config.listen, http=self.config.http_listen, replicas=len(self.config.peers))
 
     async def failed(self) -> None:
-        """Returns never; raises what ended the loop: a defect, or a state that is another cluster's."""
-        if self._loop_task is not None:
-            await asyncio.shield(self._loop_task)
+        """Returns never; raises what ended the loop or the relay: a defect, or a state that is another cluster's."""
+        if self._loop_task is None:
+            return
+        parts = [
+            asyncio.ensure_future(asyncio.shield(self._loop_task)),
+            asyncio.ensure_future(self._faces.relay.failed()),
+        ]
+        try:
+            ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in ended:
+                part.result()
+        finally:
+            for part in parts:
+                part.cancel()
 
     async def stop(self) -> None:
         """Hand leadership over where there is a follower to take it, then stop."""

@@ -152,6 +152,11 @@ class RelayLink:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def failed(self) -> None:
+        """Returns never; raises the defect that ended the relay: agents that reach only this replica depend on it."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
     def leader_address(self) -> str:
         """Of the leader as known here; empty where it is not."""
         return self._peers.addresses.get(self._consensus.leadership().leader_id or "", "")

@@ -7,7 +7,7 @@ from msgspec import Struct
 EVENT_REGIONS_MAX = 16
 
 
-class Event(Struct, frozen=True, array_like=True):
+class Event(Struct, frozen=True, array_like=True, gc=False):
     """One entry of the audit trail. `token` is what the command took: a region's epoch leads back to its reason."""
 
     revision: int
@@ -20,7 +20,7 @@ class Event(Struct, frozen=True, array_like=True):
     fields: dict[str, str] = {}
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Struct, frozen=True, gc=False):
     """Of one command. `refused` is empty when it was applied; `value` is what it made (an incarnation, table id...)."""
 
     revision: int

@@ -31,7 +31,7 @@ AUDIT_MAX = 10_000
 _NO_LANE = LaneState(over=True)
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a request id was answered, so that its repeat gets the same."""
 
     revision: int

@@ -87,7 +87,11 @@ class Metasrv:
         addresses = ", ".join(sorted(r.address for r in self.replicas))
         reason = typed(failure)
         known = f": {reason}" if isinstance(reason, Unknown) else f": {failure.details()}"
-        return Unreachable(f"no metasrv replica of {addresses} answered within {deadline_s:g} s{known}")
+        closed = any(word in known for word in ("Socket closed", "handshake", "SSL"))
+        hint = (
+            "; is it under TLS? name --tls-certificate, --tls-key and --tls-authority of its cluster" if closed else ""
+        )
+        return Unreachable(f"no metasrv replica of {addresses} answered within {deadline_s:g} s{known}{hint}")
 
     def _prefer(self, leader: str, candidates: list[Replica], tried: int) -> None:
         for index, replica in enumerate(candidates):

@@ -6,6 +6,7 @@ from pathlib import Path
 from metactl.timeline import Ack
 
 BIN_MS = 250.0
+FAULT, INK = "#c0392b", "#444444"
 COLOURS = {"site-1": "#3b6fb6", "site-2": "#e08a2e", "site-3": "#6aa84f"}
 
 
@@ -31,22 +32,29 @@ def draw(path: Path, title: str, seconds: Sequence[float], by_site: dict[str, li
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     axes = figure.subplots()
     names = list(by_site)
-    axes.stackplot(seconds, [by_site[name] for name in names], labels=names, step="mid", alpha=0.85,
+    axes.stackplot(seconds, [by_site[name] for name in names], labels=names, step="mid", alpha=0.9,
                    colors=[COLOURS.get(name, "#888888") for name in names])  # fmt: skip
     top = max((sum(values) for values in zip(*by_site.values(), strict=True)), default=1.0) * 1.25
-    axes.axvline(0, color="#c0392b", linewidth=2)
-    axes.text(0, top, " fault", color="#c0392b", va="top", rotation=90, ha="right")
     shown = {phase: at_ms / 1000 for phase, at_ms in marks.items() if phase != "last_ack"}
-    beside = max(shown.values(), default=0.0) + 0.02 * (seconds[-1] - seconds[0])
-    for number, (phase, at_s) in enumerate(shown.items()):
-        height = top * (0.96 - 0.06 * number)  # phases are milliseconds apart: their names go below one another
-        axes.axvline(at_s, color="#555555", linewidth=0.8, linestyle="--")
-        axes.annotate(f"{phase} {at_s:,.3f} s", xy=(at_s, height), xytext=(beside, height), fontsize=8, va="center",
-                      arrowprops={"arrowstyle": "->", "color": "#555555", "linewidth": 0.6})  # fmt: skip
-    axes.set(
-        title=title, xlabel="seconds since the fault", ylabel="rows acknowledged per second, by site", ylim=(0, top)
-    )
+    over = max(shown.values(), default=0.0)
+    axes.axvspan(0, over, color=FAULT, alpha=0.07, linewidth=0)
+    axes.axvline(0, color=FAULT, linewidth=1.5)
+    said = f"every region takes writes again after {over:,.3f} s"
+    axes.text(0.5 * over, 0.96 * top, said, color=FAULT, va="top", ha="center", fontweight="bold")
+    for at_s in shown.values():
+        axes.axvline(at_s, color=INK, linewidth=0.7, linestyle=(0, (3, 2)))
+    # Phases are milliseconds apart: their names stand in one column beside the last of them.
+    column = "\n".join(f"{phase.replace('_', ' '):<9} {at_s:+9.3f} s" for phase, at_s in shown.items())
+    axes.annotate(column, xy=(over, 0.96 * top), xytext=(8, 0), textcoords="offset points", va="top", fontsize=8.5,
+                  family="monospace", color=INK, linespacing=1.4,
+                  bbox={"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "#cccccc"})  # fmt: skip
+    axes.set(ylim=(0, top), xlabel="seconds since the fault", ylabel="rows acknowledged per second")
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0)
-    axes.legend(loc="upper left", title="served by")
+    axes.legend(loc="upper left", title="served by", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="svg")

@@ -1,10 +1,12 @@
 """Answers as tables for people or JSON for programs. Region ids are shown as TABLE.PARTITION, as people type them."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import click
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +20,7 @@ STATUS_STYLES = {
     "lost": "red",
     "SERVING": "green", "OPENING": "yellow", "STOPPING": "blue", "LOST": "red", "done": "green", "running": "yellow",
 }  # fmt: skip
+_WIDE = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 
 
 def show_region(region: int) -> str:
@@ -62,9 +65,30 @@ def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], righ
     return table
 
 
-def as_json(message: Message) -> str:
-    """A protobuf answer as JSON, with the names of the .proto files and the defaults too."""
-    return MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=2)
+def as_json(message: Message, indent: int | None = 2) -> str:
+    """A protobuf answer as JSON, with the names of the .proto files and the defaults too; whole numbers as numbers."""
+    found = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return json.dumps(_numbers(found, message.DESCRIPTOR), indent=indent, ensure_ascii=False)
+
+
+def _numbers(found: dict[str, Any], descriptor: Any) -> dict[str, Any]:
+    """In the order of the .proto file; 64-bit integers are text in protobuf JSON: they are numbers here."""
+    out: dict[str, Any] = {}
+    for field in descriptor.fields:
+        if field.name not in found:
+            continue
+        value, inner = found[field.name], field.message_type
+        wide = field.cpp_type in _WIDE
+        if inner is not None and inner.GetOptions().map_entry:
+            wide = inner.fields_by_name["value"].cpp_type in _WIDE
+            out[field.name] = {key: int(item) if wide else item for key, item in value.items()}
+        elif inner is not None:
+            out[field.name] = [_numbers(v, inner) for v in value] if isinstance(value, list) else _numbers(value, inner)
+        elif wide:
+            out[field.name] = [int(v) for v in value] if isinstance(value, list) else int(value)
+        else:
+            out[field.name] = value
+    return out
 
 
 def emit(console: Console, output: str, message: Message, *tables: Table | str) -> None:

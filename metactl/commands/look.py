@@ -55,7 +55,7 @@ def status(ctx: click.Context, watch: bool) -> None:
         ]  # fmt: skip
         phases = ", ".join(f"{count} {phase}" for phase, count in sorted(reply.regions_by_phase.items()))
         title = (
-            f"cluster {reply.cluster_id}: {phases or 'no'} regions of {reply.tables} tables, "
+            f"cluster {reply.cluster_id}: {reply.tables} tables, {reply.regions} regions ({phases or 'none'}), "
             f"lease {reply.lease_ms} ms, term {reply.term}, revision {reply.revision}"
         )
         shown = [
@@ -190,7 +190,7 @@ def events(ctx: click.Context, since: int, follow: bool) -> None:
     with connected(ctx) as client:
         for event in client.events(since, follow):
             if settings(ctx).output == "json":
-                click.echo(render.as_json(event).replace("\n", ""))
+                click.echo(render.as_json(event, indent=None))
             else:
                 click.echo(f"{_when(event.wall_ms)}  r{event.revision:<6} {event.kind:<12} {event.sentence}")
 

@@ -128,3 +128,23 @@ def test_leadership_moves_and_the_client_does_not_notice(tmp_path: Path) -> None
                 await eventually(seen)
 
     asyncio.run(story())
+
+
+def test_a_relay_that_ends_by_a_defect_ends_its_replica(tmp_path: Path) -> None:
+    """T21: an agent that reaches only this follower would lose its lease, and nothing would say why."""
+
+    async def story() -> None:
+        async with trio(tmp_path) as (services, _):
+            leader = await leader_of(services)
+            follower = next(s for s in services if s is not leader)
+            failing = asyncio.create_task(follower.failed())
+            await asyncio.sleep(0.1)
+            assert not failing.done()
+            relay = follower._faces.relay
+            relay._unsent.add(("planted", 1))
+            relay._poke.set()
+            with pytest.raises(KeyError):
+                async with asyncio.timeout(10):
+                    await failing
+
+    asyncio.run(story())

@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 ATTEMPT_S = 3.0
 REPORTS_A_BATCH_MAX = 1_000
-REPORT_GATHER_MS = 5.0
 # A replica says something every second, be it that nothing changed: a stream that is silent for longer is dead.
 ORDERS_SILENT_MS_MAX = 3_000.0
 
@@ -240,7 +239,7 @@ class Reporter:
         """Deliver, until cancelled."""
         while True:
             await self._added.wait()
-            await self._clock.sleep(REPORT_GATHER_MS)
+            await asyncio.sleep(0)  # those of this turn; what comes while a batch is under way makes the next
             self._added.clear()
             while batch := self.queue.take(REPORTS_A_BATCH_MAX):
                 await self._deliver(batch)

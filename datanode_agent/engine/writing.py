@@ -29,12 +29,13 @@ WAITS = (State.OPENING, State.PREPARING)
 
 def check_rows(write: pb.RegionWrite, schema: Schema) -> pa.RecordBatch:
     """The decoded batch, every value looked at. Raises BadInput: what cannot be read must never enter a lane."""
-    if not 0 < len(write.batch) <= ENTRY_BYTES_MAX:
-        raise BadInput("batch", f"{len(write.batch)} bytes; 1 to {ENTRY_BYTES_MAX}: split the write")
+    body = write.batch
+    if not 0 < len(body) <= ENTRY_BYTES_MAX:
+        raise BadInput("batch", f"{len(body)} bytes; 1 to {ENTRY_BYTES_MAX}: split the write")
     told = arrow_schema(schema)
-    batch = check_batch(write.batch, told, write.rows)
-    message = pa.ipc.read_message(write.batch)
-    if 8 + int.from_bytes(write.batch[4:8], "little") + (message.body.size if message.body else 0) != len(write.batch):
+    batch = check_batch(body, told, write.rows)
+    message = pa.ipc.read_message(body)
+    if 8 + int.from_bytes(body[4:8], "little") + (message.body.size if message.body else 0) != len(body):
         raise BadInput("batch", "bytes follow the record batch message")
     for column in schema.columns:
         if column.role is not Role.FIELD and batch.column(told.get_field_index(column.name)).null_count:

@@ -4,7 +4,7 @@ import asyncio
 
 from groundwork.sim.objects import Bucket
 from protos.metasrv.v1 import nodes_pb2
-from tests.integration.engine.cluster import QUIET, R, Node, order, simulate
+from tests.integration.engine.cluster import QUIET, Node, R, order, simulate
 
 
 def test_clean_up_ends_when_the_region_is_taken_away() -> None:

@@ -31,16 +31,23 @@ class Nemesis:
             self.slow_links,
             self.store_slow, self.store_refuses, self.store_unreachable, self.store_loses_replies, self.store_puts_late,
             self.store_hangs, self.disk_full, self.disk_fails, self.transfer, self.migrate,
-            self.migrate, self.drain, self.clock_jumps,
+            self.migrate, self.drain, self.clock_jumps, self.zombie,
         ]  # fmt: skip
         mood = self._chance.random()
         self._kinds = kinds if mood < 0.3 else self._chance.sample(kinds, self._chance.choice((1, 2, 3, 5)))
         self._rate = self._chance.choice((0.3, 0.6, 1.0))
+        self._zombie_until_s = 0.0
+        self.about_zombies = self._chance.random() < 0.2
+        if self.about_zombies:
+            self._kinds = self._chance.sample(kinds, self._chance.choice((0, 1, 2))) or [self.migrate]
+            self._rate = 0.3
 
     def start(self, active_s: float) -> None:
         """Begin."""
         self._until_s = self._world.loop.time() + active_s
         self._next()
+        if self.about_zombies:
+            self._later(self._chance.uniform(0.0, 1.0), self.zombie)
 
     def stop(self) -> None:
         """Heal everything, and start what is down."""
@@ -51,6 +58,7 @@ class Nemesis:
         world.fabric.slow_s.clear()
         for host in world.hosts:
             self._heal_store(host)
+            host.clock.set_rate(1.0)
             if host.process is not None:
                 host.process.crash_after = None
                 host.process.resume()
@@ -155,6 +163,55 @@ class Nemesis:
         process.pause()
         self._world.fabric.hangs(process)
         self._later(for_s, process.resume)
+
+    def zombie(self) -> None:
+        """P2: an owner whose beats and orders are cut while the store and those who write to it are not.
+
+        Its clock may all but stand still, so that its lease runs on: only the seal is between it and its writers. Its
+        puts are held back about when its lanes are failed over, and land, or are tried again, behind the seal.
+        """
+        chance, world = self._chance, self._world
+        if self._zombie_until_s > world.loop.time():
+            return  # one at a time: somebody has to take over
+        host = self._owner()
+        for_s = chance.uniform(6, 11)
+        slow = chance.random() < 0.8
+        self._zombie_until_s = world.loop.time() + for_s
+        self._fault("zombie", host.name, for_s, slow_clock=slow)
+        if slow:
+            world.clocks_lie = True
+            host.clock.set_rate(0.02)
+            self._later(for_s, host.clock.set_rate, 1.0)
+        names = [host.name] if chance.random() < 0.15 else [host.name, FRONTEND]
+        for replica in world.metasrvs:
+            for name in names:
+                world.fabric.block(name, replica.name)
+                world.fabric.block(replica.name, name)
+        self._later(for_s, world.fabric.unblock_all)
+        at_s = chance.uniform(2.5, 5.5)  # about when a silent node is failed over
+        hold = chance.choice(("no", "hang", "late", "slow", "pause"))
+        if hold == "hang":
+            self._later(at_s, setattr, host.faults, "hang", True)
+        elif hold == "late":
+            host.faults.late_ms = chance.uniform(200, 3_000)
+            self._later(at_s, setattr, host.faults, "late_puts", chance.randint(1, 6))
+        elif hold == "slow":
+            host.faults.latency_ms = (50.0, 900.0)
+        elif hold == "pause" and host.process is not None:
+            self._later(at_s - chance.uniform(0, 2), host.process.pause)
+            self._later(at_s + chance.uniform(0.2, 2), host.process.resume)
+        self._later(at_s + chance.uniform(0.2, 3), self._heal_store, host)
+
+    def _owner(self) -> "Host":
+        """A datanode that has regions which are written to."""
+        clients, leader = self._world.clients, self._leader()
+        if clients.table is None or not hasattr(leader, "service"):
+            return self._datanode()
+        written = {clients.table.region_of({"key": key}) for key in clients.keys}
+        regions = leader.service.machine.state.regions
+        names = {region.lane.node_id for region_id, region in regions.items() if region_id in written}
+        hosts = [h for h in self._world.datanodes if h.name in names]
+        return self._chance.choice(hosts or self._world.datanodes)
 
     def stop_gracefully(self) -> None:
         """SIGTERM to a datanode: it drains, flushes, releases; started again later."""

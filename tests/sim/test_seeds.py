@@ -9,7 +9,7 @@ import pytest
 
 from tests.sim.run import Report
 
-CHUNK = 5
+CHUNK = 10
 SEEDS = 50
 
 

@@ -35,7 +35,7 @@ class World:
         self.loop = ClusterLoop()
         self.trace = Trace(self.loop.time)
         self.failures: list[str] = []
-        self.active_s = active_s if active_s is not None else self.chance.uniform(5, 14)
+        self.active_s = active_s if active_s is not None else self.chance.uniform(4, 12)
         self.lanes = self.chance.choice((1, 1, 2))
         self.regions = self.chance.choice((1, 2, 4))
         fast = self.chance.uniform(0.0002, 0.005)
@@ -52,6 +52,9 @@ class World:
         for host in self.hosts:
             host.faults.latency_ms = self.latency_ms
         self.folder = Path()
+        self.clocks_lie = False  # a lease read's age is bounded by clocks; P1 and P2 are not
+        if self.nemesis.about_zombies:
+            self.active_s = max(self.active_s, 9.0)
         self.lease_s = TIMING.lease_ms / 1000
 
     @property

@@ -18,6 +18,7 @@ class CrashingDisk(Disk):
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self._paths: dict[int, Path] = {}
+        self._locks: set[int] = set()
         self._synced: dict[Path, int] = {}
         self.steps_left: int | None = None
         self.full = False
@@ -70,11 +71,14 @@ class CrashingDisk(Disk):
 
     def lock(self, path: Path) -> int:
         """No lock: a crashed replica never lets go of one."""
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._locks.add(descriptor)
+        return descriptor
 
     def close(self, descriptor: int) -> None:
         """Forget the descriptor."""
         self._paths.pop(descriptor, None)
+        self._locks.discard(descriptor)
         super().close(descriptor)
 
     def lose_unsynced(self) -> None:
@@ -87,4 +91,7 @@ class CrashingDisk(Disk):
                 if kept > synced and self._chance.random() < 0.3:
                     os.pwrite(descriptor, bytes(kept - synced), synced)
             os.close(descriptor)
+        for descriptor in self._locks:
+            os.close(descriptor)
         self._paths.clear()
+        self._locks.clear()

@@ -80,8 +80,19 @@ class Checks:
             told = b"".join(machine.snapshot())
             if by_revision.setdefault(state.revision, told) != told:
                 world.fail(f"replicas differ at revision {state.revision}")
-        newest = max((m.state for m in machines), key=lambda s: s.revision)
+        for told in self._unwell():
+            world.fail(f"{told} at the end")
+
+    def converged(self) -> bool:
+        """Every replica is up, and every region serves on a node that is up."""
+        return all(h.up and hasattr(h, "service") for h in self._world.metasrvs) and not self._unwell()
+
+    def _unwell(self) -> list[str]:
+        states = [h.service.machine.state for h in self._world.metasrvs if h.up]
+        newest = max(states, key=lambda s: s.revision)
+        found = []
         for region_id, region in newest.regions.items():
             node = newest.nodes.get(region.lane.node_id)
             if region.phase is not Phase.SERVING or node is None or node.status is not NodeStatus.UP:
-                world.fail(f"region {region_id:#x} is {region.phase.name} on {region.lane} at the end")
+                found.append(f"region {region_id:#x} is {region.phase.name} on {region.lane}")
+        return found

@@ -16,13 +16,6 @@ class SimDisk(CrashingDisk):
         super().__init__(chance)
         self._process = process
         self.fail_syncs = False
-        self._locks: list[int] = []
-
-    def lock(self, path: Path) -> int:
-        """As if it were one."""
-        descriptor = super().lock(path)
-        self._locks.append(descriptor)
-        return descriptor
 
     def write(self, descriptor: int, data: bytes, offset: int) -> None:
         """Write."""
@@ -49,8 +42,6 @@ class SimDisk(CrashingDisk):
     def close(self, descriptor: int) -> None:
         """The descriptors of a dead process are closed already."""
         if self._process.alive:
-            if descriptor in self._locks:
-                self._locks.remove(descriptor)
             super().close(descriptor)
 
     def process_gone(self, power_lost: bool) -> None:

@@ -120,7 +120,9 @@ class World:
         self.nemesis.start(self.active_s)
         await asyncio.sleep(self.active_s)
         self.nemesis.stop()
-        await self.clients.finish(self.loop.time() + SETTLE_S)
+        until_s = self.loop.time() + SETTLE_S
+        await self.clients.finish(until_s)
+        await self._until(self.checks.converged, until_s - self.loop.time())
         self.checks.at_the_end()
 
     async def _until(self, holds: Callable[[], bool], within_s: float) -> bool:

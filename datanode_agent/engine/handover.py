@@ -56,11 +56,20 @@ class Handover:
                 await tail.progress.wait()
 
     async def _closed_stays(self, region: Region, manifest: Manifest, warm: dict[StayKey, Warm]) -> None:
-        for stay in manifest.stays:
-            if stay.end is not None and (stay.key not in warm or warm[stay.key].start > stay.covered):
-                replay = self._replays.of(stay.lane, region.region_id)
-                found = await replay.collect(region.region_id, stay.covered, stay.end)
-                warm[stay.key] = Warm(stay.covered, stay.end, found.rows, found.damage)
+        """Read what former owners left, each lane once; then it is warm, and the hand-over reads none of it again."""
+        region_id = region.region_id
+        missing = [
+            (stay, stay.end, self._replays.of(stay.lane, region_id))
+            for stay in manifest.stays
+            if stay.end is not None and (stay.key not in warm or warm[stay.key].start > stay.covered)
+        ]
+        for stay, end, replay in missing:
+            if stay.covered < end:
+                replay.need(region_id, stay.covered, end)
+        for stay, end, replay in missing:
+            found = await replay.collect(region_id, stay.covered, end)
+            warm[stay.key] = Warm(stay.covered, end, found.rows, found.damage)
+        self._replays.forget(region_id)
 
     def _report_prepared(self, region: Region, order: nodes_pb2.Order, warm: Warm) -> None:
         report = nodes_pb2.RegionReport(region_id=region.region_id, epoch=order.epoch)

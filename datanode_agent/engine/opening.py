@@ -19,6 +19,7 @@ from datanode_agent.engine.manifests import Manifests
 from datanode_agent.engine.memtable import readable
 from datanode_agent.engine.region import Region, lane_of
 from datanode_agent.engine.replaying import Replays
+from groundwork.core import marks
 from groundwork.core.entry import Entry, Kind
 from groundwork.core.errors import Damaged, MetasrvError, Trimmed
 from groundwork.core.ids import Lane
@@ -122,6 +123,7 @@ class Opener:
                 current = await self._manifests.newest(region.region_id, at_least)
             at_least = current.version if current else 0
             if current is not None and current.epoch == order.epoch and current.nonce == nonce:
+                marks.mark("claim_had_landed")
                 return current, seal_ms  # an earlier attempt's put landed, and its reply was lost
             self._say_needs(region, current, ends, over, warm)
             await self._end_own(region, current, ends, over)
@@ -142,6 +144,7 @@ class Opener:
             if written is not None and counts:
                 log.info("region_claimed", region_id=region.region_id, epoch=order.epoch, version=written.version)
                 return written, seal_ms
+            marks.mark("claim_overtaken")
         raise OpenFailed("store_unavailable", f"the claim was overtaken {CLAIM_ATTEMPTS_MAX} times")
 
     async def _origin(self, region_id: int) -> Origin:

@@ -194,11 +194,13 @@ class Writer:
             known = True
             # The decision to acknowledge: no await between it and the end of this block.
             if not region.stays_in(stay) or region.epoch != epoch or region.state not in TAKES_APPENDS:
+                marks.mark("kept_but_moved")
                 outcome.outcome, outcome.epoch = pb.UNKNOWN_OUTCOME, region.epoch
                 outcome.message = (
                     f"kept, but the region is {region.state} under epoch {region.epoch} now: write it again there"
                 )
             elif not self._context.lease.valid():
+                marks.mark("kept_but_lease_ended")
                 outcome.outcome = pb.UNKNOWN_OUTCOME
                 outcome.message = "kept, but the lease ended meanwhile: write it again where the route says"
             else:

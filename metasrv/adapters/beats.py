@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from groundwork.core import marks
 from groundwork.core.errors import ConsensusError
 from groundwork.core.ports import Clock
 from metasrv.adapters.forward import Peers
@@ -114,6 +115,7 @@ class Beats(HeartbeatServicer):
         except ConsensusError:
             relayed = await self._relay.relay(beat)
         if relayed is not None:
+            marks.mark("grant_relayed")
             return relayed
         self._metrics.refusals.labels("not_leader").inc()
         return heartbeat_pb2.BeatReply(

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from groundwork.core import marks
+
 K = TypeVar("K")
 KEYS_MAX = 20_000
 
@@ -35,6 +37,7 @@ class Feed(Generic[K]):
 
     def mark_everything(self) -> None:
         """The reader has to begin again with a snapshot."""
+        marks.mark("feed_began_again")
         self._keys.clear()
         self._everything = True
         self._event.set()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+RECOVERY_S_MAX = 20.0  # a lease, an election, a program's start, and what had backed off meanwhile
 OUTAGE_S = 0.3  # a write that took longer than this met an outage
 
 
@@ -29,6 +30,8 @@ class History:
         self.outages_s: list[float] = []
         self.writes = self.strong_reads = self.lease_reads = 0
         self.complete = False
+        self.healed_s: float | None = None
+        self.recovery_s: dict[str, float] = {}  # per key, from the end of all faults to the next acknowledged write
         self._ack_times: dict[str, list[tuple[float, int]]] = {}
 
     def attempts(self, key: str, number: int) -> None:
@@ -41,6 +44,10 @@ class History:
         self.acked.setdefault(key, set()).add(number)
         self._ack_times.setdefault(key, []).append((now_s, number))
         self.writes += 1
+        if self.healed_s is not None and key not in self.recovery_s:
+            took_s = self.recovery_s[key] = now_s - self.healed_s
+            if took_s > RECOVERY_S_MAX:
+                self._world.fail(f"the outage of {key} went on for {took_s:.1f} s after all faults had ended")
         if now_s - began_s > OUTAGE_S:
             self.outages_s.append(now_s - began_s)
         self._world.trace.note("client", "acked", key=key, number=number)

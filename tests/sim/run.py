@@ -6,6 +6,7 @@
 import argparse
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ class Report(msgspec.Struct):
     faults: dict[str, int]
     marks: dict[str, int]
     outages_s: list[float]
+    recovery_s: float = 0.0  # the slowest key after all faults had ended
 
 
 def fixed_hashes() -> None:
@@ -51,7 +53,7 @@ def one(seed: int, trace: Path | None = None) -> Report:
     return Report(
         seed, world.trace.digest, world.failures, time.process_time() - began_s, world.virtual_s, history.writes,
         history.strong_reads + history.lease_reads, world.checks.failovers, dict(world.trace.faults),
-        dict(world.trace.marks), history.outages_s,
+        dict(world.trace.marks), history.outages_s, max(history.recovery_s.values(), default=0.0),
     )  # fmt: skip
 
 
@@ -67,8 +69,20 @@ def say(report: Report) -> None:
         print(f"    replay: python -m tests.sim.run --seed {report.seed}", flush=True)
 
 
-def summary(reports: list[Report], wall_s: float) -> None:
-    """What a soak comes to."""
+def known_marks() -> set[str]:
+    """Every mark in the product, and the log lines that count as marks."""
+    from tests.sim.trace import RARE
+
+    root = Path(__file__).resolve().parents[2]
+    found = set(RARE)
+    for package in ("groundwork", "metasrv", "datanode_agent", "metasrv_frontend"):
+        for path in (root / package).rglob("*.py"):
+            found.update(re.findall(r'\bmark\("(\w+)"\)', path.read_text()))
+    return found
+
+
+def summary(reports: list[Report], wall_s: float) -> set[str]:
+    """What a soak comes to; the marks that it never reached."""
     faults: Counter[str] = Counter()
     marks: Counter[str] = Counter()
     outages = sorted(s for r in reports for s in r.outages_s)
@@ -82,6 +96,12 @@ def summary(reports: list[Report], wall_s: float) -> None:
     print(f"{sum(r.reads for r in reports)} reads checked, {sum(r.failovers for r in reports)} failovers")
     print(f"{sum(faults.values())} faults: {', '.join(f'{k} {n}' for k, n in sorted(faults.items()))}")
     print(f"marks reached: {', '.join(f'{k} {n}' for k, n in sorted(marks.items())) or 'none'}")
+    never = known_marks() - set(marks)
+    print(f"marks never reached: {', '.join(sorted(never)) or 'none'}")
+    recoveries = sorted(r.recovery_s for r in reports)
+    if recoveries:
+        last = recoveries[min(len(recoveries) - 1, int(len(recoveries) * 0.99))]
+        print(f"until every key took writes after the last fault: p99 {last:.2f} s, max {recoveries[-1]:.2f} s")
     if outages:
         at = [outages[min(len(outages) - 1, int(len(outages) * q))] for q in (0.5, 0.99)]
         print(
@@ -89,6 +109,7 @@ def summary(reports: list[Report], wall_s: float) -> None:
         )
     failed = [r for r in reports if r.failures]
     print(f"{len(failed)} seeds failed{': ' + ', '.join(str(r.seed) for r in failed[:50]) if failed else ''}")
+    return never
 
 
 def soak(seconds: float, cores: int) -> list[Report]:
@@ -122,6 +143,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a seed")
     parser.add_argument("--trace", type=Path, help="a file for every event of the (last) history")
     parser.add_argument("--soak", type=float, metavar="SECONDS")
+    parser.add_argument("--nightly", action="store_true", help="a soak that leaves a mark unreached has failed")
     options = parser.parse_args()
     fixed_hashes()
     began = time.monotonic()
@@ -130,8 +152,8 @@ def main() -> None:
         for report in reports:
             if report.failures:
                 say(report)
-        summary(reports, time.monotonic() - began)
-        sys.exit(any(r.failures for r in reports))
+        never = summary(reports, time.monotonic() - began)
+        sys.exit(any(r.failures for r in reports) or (options.nightly and bool(never)))
     failed = False
     seed, count = options.seed, 0
     while time.time() < options.until if options.until else count < options.seeds:

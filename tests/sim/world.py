@@ -120,6 +120,7 @@ class World:
         self.nemesis.start(self.active_s)
         await asyncio.sleep(self.active_s)
         self.nemesis.stop()
+        self.clients.history.healed_s = self.loop.time()
         until_s = self.loop.time() + SETTLE_S
         await self.clients.finish(until_s)
         await self._until(self.checks.converged, until_s - self.loop.time())

@@ -12,6 +12,7 @@ import structlog
 from groundwork.adapters.lanes.appends import Appends, Batch
 from groundwork.adapters.lanes.format import ObjectKind, decode_object, encode_object
 from groundwork.adapters.lanes.places import WINDOW_MAX, Places
+from groundwork.core import marks
 from groundwork.core.check import require
 from groundwork.core.errors import Damaged, LaneError, Sealed
 from groundwork.core.ids import Lane
@@ -86,6 +87,7 @@ class ObjectsWriter:
             self._landed[seq] = batch
             self._acknowledge()
         elif decode_object(found, lane, seq).kind is ObjectKind.SEAL:
+            marks.mark("writer_met_seal")
             self._fail(Sealed(f"lane {lane} is sealed at {seq}: this incarnation is over"))
         else:
             self._fail(

@@ -9,6 +9,7 @@ import grpc.aio
 import structlog
 from prometheus_client import CollectorRegistry
 
+from groundwork.core import marks
 from groundwork.core.errors import BadInput, MetasrvError, NotLeader, Unknown
 from metasrv.adapters.raft.config import RaftConfig
 from metasrv.adapters.raft.disk import Disk
@@ -127,6 +128,7 @@ class EmbeddedRaft:
             if confirmed:
                 answered.set_result(replica.core.term)
             else:
+                marks.mark("confirm_lost_leadership")
                 answered.set_exception(NotLeader(replica.core.leader_id))
 
         replica.confirm(answer)

@@ -1,5 +1,6 @@
 """Planned moves: start and cancel. The hand-over itself is the commit of the owner's Stopped report (reports.py)."""
 
+from groundwork.core.marks import mark
 from metasrv.core.commands import CancelMigration, Placement, StartMigration
 from metasrv.core.events import regions_said
 from metasrv.core.records import Migration, NodeStatus, Phase
@@ -55,6 +56,7 @@ def cancel(tx: Transaction, cmd: CancelMigration) -> int:
     mine = [r for r, m in state.migrations.items() if m.attempt == cmd.attempt]
     chosen = sorted(r for r in mine if cmd.region_ids is None or r in cmd.region_ids)
     if not chosen:
+        mark("cancel_after_hand_over")
         raise Refused(f"attempt {cmd.attempt} has no such region in flight: handed over or cancelled before")
     nodes = {state.migrations[r].target.node_id for r in chosen} | {state.regions[r].lane.node_id for r in chosen}
     stopped = sum(state.migrations[r].stopping for r in chosen)

@@ -102,6 +102,18 @@ class RouteClient:
         """The newest route known; None for a region never heard of."""
         return self.cache.route(region_id)
 
+    async def changed(self, within_ms: float) -> None:
+        """Until the next change of any route, at most so long."""
+        news = asyncio.Event()
+        self._news[news] = None
+        try:
+            async with asyncio.timeout(within_ms / 1000):
+                await news.wait()
+        except TimeoutError:
+            return  # the caller looks after both
+        finally:
+            del self._news[news]
+
     async def wait_newer(self, region_id: int, than_epoch: int, deadline_ms: float = DEADLINE_MS) -> Route:
         """The region's route once it has an owner under an epoch above `than_epoch`.
 

@@ -1,7 +1,7 @@
 """Waiting for newer routes, for many regions at once.
 
-After a node is lost thousands of regions wait together. They share one pass over the route cache every few
-milliseconds, and one question to metasrv for all of them in case that the watch is cut off.
+After a node is lost thousands of regions wait together. They share one pass over the route cache for each piece of
+news, and one question to metasrv for all of them in case that the watch is cut off.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from groundwork.core.ports import Clock
 from groundwork.core.route_cache import Route
 
 log = structlog.get_logger()
-LOOK_MS = 10
+LOOK_MS = 100
 ASK_MS = 500
 ASK_REGIONS_MAX = 1_000
 
@@ -73,7 +73,7 @@ class RouteWaits:
                 if route is not None and not wait.found.done():
                     wait.found.set_result(route)
                     self._waits.pop(wait, None)
-            await self._clock.sleep(LOOK_MS)
+            await self._routes.changed(LOOK_MS)
             now_ms = self._clock.now_ms()
             if now_ms - asked_ms >= ASK_MS and (self._asking is None or self._asking.done()):
                 asked_ms = now_ms

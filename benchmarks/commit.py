@@ -1,6 +1,6 @@
 """Durable commits through three replicas on this machine, beside a lone fdatasync on the same disk in the same run.
 
-    python -m benchmarks.commit [--seconds 3] [--folder DIR]
+    .venv/bin/python -m benchmarks.commit [--seconds 3] [--folder DIR]
 
 Prints latencies and their ratio to the fdatasync: read the ratios, a shared machine makes the milliseconds noisy.
 """

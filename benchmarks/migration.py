@@ -1,19 +1,16 @@
 """The longest gap between acks of a writer at full speed while its region migrates to and fro. Goal: 50 ms (P4).
 
-    .venv/bin/python benchmarks/migration.py [--migrations 20]
+    .venv/bin/python -m benchmarks.migration [--migrations 20]
 
 Beside it, from the same run: the longest gap of the same writer while nothing moves.
 """
 
 import argparse
 import itertools
-import sys
 import threading
 import time
 import uuid
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.local_cluster import Bench, running
 from groundwork.adapters.clock import boottime_ms
 from metactl.inputs import TABLE

@@ -1,6 +1,6 @@
 """How long regions take to serve again after a crash, and how that grows with their number.
 
-    python benchmarks/open_regions.py [--megabytes 100] [--rows-per-entry 100] [--regions 100 1000]
+    .venv/bin/python -m benchmarks.open_regions [--megabytes 100] [--rows-per-entry 100] [--regions 100 1000]
 
 For each number of regions: one datanode writes so many megabytes without a flush and is gone; a second one opens all
 of its regions from the same directory, in one order. Printed beside it: a plain read of the lane's bytes.

@@ -1,6 +1,6 @@
 """What replaying a lane costs over reading the same bytes, and where the rest goes.
 
-    python benchmarks/replay.py [--megabytes 100] [--regions 256] [--repeat 9] [--in /some/folder]
+    .venv/bin/python -m benchmarks.replay [--megabytes 100] [--regions 256] [--repeat 9] [--in /some/folder]
 
 For entries of 10, 100 and 1,000 rows, interleaved over the regions, written through the real writer into a directory:
 

@@ -1,16 +1,13 @@
 """RTO of 100 regions and 100 MB unflushed after kill -9 of their datanode. Goal: lease + 1 s.
 
-    .venv/bin/python benchmarks/rto.py [--regions 100] [--megabytes 100] [--lease-ms 3000]
+    .venv/bin/python -m benchmarks.rto [--regions 100] [--megabytes 100] [--lease-ms 3000]
 
 Prints the phases, and the total over the lease. Two datanodes; the one that is killed owns all the regions measured.
 """
 
 import argparse
 import signal
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
 
 from benchmarks.local_cluster import Bench, running

@@ -1,6 +1,6 @@
 """How much memory the replicated state takes, how fast it applies, and how long a snapshot stalls.
 
-    python benchmarks/state_memory.py [regions, default 1000000]
+    .venv/bin/python -m benchmarks.state_memory [regions, default 1000000]
 
 Prints one figure a line. The house limit: 1,000,000 regions in 1 GiB, no stall over a tenth of an election (40 ms).
 """

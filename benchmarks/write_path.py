@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.local_cluster import Bench, running
+from benchmarks.local_cluster import Bench, cpu_s, running
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.config import ObjectStoreConfig
 from groundwork.adapters.lanes.objects import ObjectsLog
@@ -141,10 +141,22 @@ def run(bench: Bench, rows: int, clients: int, seconds: float, regions: int) -> 
         sys.exit(answer.read().decode())
     info = known_table(bench)
     through_frontend(address, rows, clients, 1.0)  # connections, caches
-    whole = show("through frontend + datanode", *through_frontend(address, rows, clients, seconds), rows)
+    frontend = next(m.name for m in bench.cluster.layout.of("frontend") if m.http == address)
+    before = [cpu_s(bench, name) for name in (frontend, "dn-1")]
+    laps, took = through_frontend(address, rows, clients, seconds)
+    used = [cpu_s(bench, name) - since for name, since in zip((frontend, "dn-1"), before, strict=True)]
+    whole = show("through frontend + datanode", laps, took, rows)
     folder = bench.cluster.layout.folder / "objects"
-    alone = show("bare append", *asyncio.run(bare(folder, info, rows, clients, seconds)), rows)
+    began = time.process_time()
+    alone_laps, alone_took = asyncio.run(bare(folder, info, rows, clients, seconds))
+    bare_us = (time.process_time() - began) * 1e6 / (len(alone_laps) * rows)
+    alone = show("bare append", alone_laps, alone_took, rows)
+    per_row = [cpu * 1e6 / (len(laps) * rows) for cpu in used]
     print(f"ratio                        {whole / alone:.3f} of the bare append's rows/s")
+    print(
+        f"processor time               frontend {per_row[0]:.2f} us a row, datanode {per_row[1]:.2f}, bare append"
+        f" {bare_us:.2f} ({sum(per_row) / bare_us:.1f} x)"
+    )
 
 
 def main() -> None:

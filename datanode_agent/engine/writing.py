@@ -108,6 +108,8 @@ class Writer:
             answer = pb.RegionOutcome(region_id=region_id, outcome=pb.NOT_OWNER, epoch=known)
             answer.message = "this node does not own the region: ask for the route again"
             return answer, self._arrived if epoch > known else None
+        if region.state is State.SERVING and epoch == region.epoch and self._context.lease.valid():
+            return None, None
         answer = pb.RegionOutcome(region_id=region_id, epoch=region.epoch)
         if epoch > region.epoch or region.state in WAITS:
             answer.outcome = pb.OPENING
@@ -118,8 +120,6 @@ class Writer:
             answer.message = f"the route names epoch {epoch}, the region has {region.epoch}: ask for the route again"
             return answer, None
         if region.state is State.SERVING:
-            if self._context.lease.valid():
-                return None, None
             answer.outcome, answer.message = pb.NO_LEASE, "this node may not serve now: its lease is not renewed"
             return answer, None
         if region.state is State.READ_ONLY:

@@ -61,7 +61,8 @@ def test_a_table_made_through_another_replica_is_known_to_all(tmp_path: Path) ->
             followers = [s.config for s in services if s is not leader]
             channels = [aio_channel(c.listen, None) for c in followers]
             others = [routes_pb2_grpc.RoutesStub(channel) for channel in channels]
-            async with datanode(leader.config.listen, "dn-1"), httpx.AsyncClient() as client:
+            node, client = datanode(leader.config.listen, "dn-1"), httpx.AsyncClient()
+            async with node as dn_1, beating(dn_1), client:
                 for n in range(20):
                     table = await routes.create_table(f"cpu-{n}", CPU)
                     request = routes_pb2.RoutesRequest(sender=routes.calls.sender, table=table.name)

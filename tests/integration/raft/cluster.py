@@ -10,8 +10,9 @@ import grpc.aio
 
 from groundwork.adapters import rpc
 from groundwork.adapters.config import TlsConfig
+from groundwork.core.errors import NotLeader
 from metasrv.adapters.raft import EmbeddedRaft, RaftConfig, RaftLimits
-from metasrv.core.ports import Consensus
+from metasrv.core.ports import Applied, Consensus
 
 CLUSTER = "a" * 32
 NAMES = ("metasrv-1", "metasrv-2", "metasrv-3")
@@ -112,6 +113,15 @@ class Cluster:
         """The leader, once there is one."""
         await until(lambda: self._leaders(), "a leader")
         return self._leaders()[0]
+
+    async def propose(self, command: bytes) -> Applied:
+        """Commit through whoever leads: it may move at any time, and NotLeader means not applied."""
+        while True:
+            leader = await self.leader()
+            try:
+                return await leader.propose(command)
+            except NotLeader:
+                await asyncio.sleep(0.01)
 
     def _leaders(self) -> list[EmbeddedRaft]:
         return [node for node in self.nodes.values() if node.leadership().is_leader]

@@ -25,10 +25,10 @@ def test_t23_all_replicas_restart_at_once(tmp_path: Path) -> None:
         expected: list[bytes] = []
         for round_ in range(5):
             await cluster.start_all()
-            leader = await cluster.leader()
+            await cluster.leader()
             for number in range(20):
                 expected.append(b"%d-%d" % (round_, number))
-                await leader.propose(expected[-1])
+                await cluster.propose(expected[-1])
             assert await cluster.same_everywhere() == expected
             await cluster.stop_all()
 
@@ -41,14 +41,14 @@ def test_t14_addresses_come_from_the_configuration_only(tmp_path: Path) -> None:
     async def story(cluster: Cluster) -> None:
         await cluster.start_all()
         leader = await cluster.leader()
-        await asyncio.gather(*(leader.propose(b"%d" % number) for number in range(100)))
+        await asyncio.gather(*(cluster.propose(b"%d" % number) for number in range(100)))
         await until(lambda: (tmp_path / leader.config.node_id / "snapshot").exists(), "a snapshot")
         await cluster.stop_all()
         before = set(cluster.peers.values())
         await cluster.start_all()
         assert before.isdisjoint(cluster.peers.values()) or before != set(cluster.peers.values())
         leader = await cluster.leader()
-        await leader.propose(b"after")
+        await cluster.propose(b"after")
         assert len(await cluster.same_everywhere()) == 101
 
     run(tmp_path, story, journal_entries_max=40, journal_tail_entries=0)
@@ -62,7 +62,7 @@ def test_a_lagging_replica_is_given_a_snapshot(tmp_path: Path) -> None:
         leader = await cluster.leader()
         absent = next(name for name in NAMES if name != leader.config.node_id)
         await cluster.stop(absent)
-        await asyncio.gather(*(leader.propose(b"%d " % number + bytes(300)) for number in range(400)))
+        await asyncio.gather(*(cluster.propose(b"%d " % number + bytes(300)) for number in range(400)))
         cluster.listen([absent])
         for node in cluster.nodes.values():
             node.config.peers[absent] = cluster.peers[absent]
@@ -70,7 +70,7 @@ def test_a_lagging_replica_is_given_a_snapshot(tmp_path: Path) -> None:
         cluster.listen([leader.config.node_id])
         await cluster.start(absent)
         await cluster.start(leader.config.node_id)
-        await (await cluster.leader()).propose(b"last")
+        await cluster.propose(b"last")
         assert len(await cluster.same_everywhere()) == 401
 
     run(tmp_path, story, journal_entries_max=50, journal_tail_entries=0, chunk_bytes=4096)
@@ -81,15 +81,15 @@ def test_a_lost_disk_and_a_damaged_one_rejoin(tmp_path: Path) -> None:
 
     async def story(cluster: Cluster) -> None:
         await cluster.start_all()
-        leader = await cluster.leader()
+        await cluster.leader()
         for number in range(20):
-            await leader.propose(b"%d" % number)
+            await cluster.propose(b"%d" % number)
         await cluster.same_everywhere()
         await cluster.stop_all()
         shutil.rmtree(tmp_path / "metasrv-2")
         await cluster.start_all()
         await until(lambda: _standing(cluster, "metasrv-2") is Standing.JOINED, "metasrv-2 joined")
-        await (await cluster.leader()).propose(b"more")
+        await cluster.propose(b"more")
         assert len(await cluster.same_everywhere()) == 21
         await cluster.stop_all()
         journal = tmp_path / "metasrv-3" / "journal"
@@ -140,10 +140,10 @@ def test_a_failed_sync_ends_the_process(tmp_path: Path, monkeypatch: pytest.Monk
         assert replica is not None
         disk = replica.journal._disk
         monkeypatch.setattr(disk, "sync", _broken)
-        await leader.propose(b"x")
+        await cluster.propose(b"x")
         await until(lambda: cluster.fatal, "the end")
         assert "the disk failed" in cluster.fatal[0]
-        await leader.propose(b"y")
+        await cluster.propose(b"y")
         replica.close()
 
     run(tmp_path, story)
@@ -205,7 +205,7 @@ def test_replicas_speak_mutual_tls(tmp_path: Path) -> None:
 
     async def story(cluster: Cluster) -> None:
         await cluster.start_all()
-        await (await cluster.leader()).propose(b"sealed in transit")
+        await cluster.propose(b"sealed in transit")
         assert await cluster.same_everywhere() == [b"sealed in transit"]
 
     run(tmp_path, story, tls={name: authority.issue(name) for name in NAMES})
@@ -221,7 +221,7 @@ def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
         await cluster.start_all()
         leader = await cluster.leader()
         assert leader.config.node_id != "metasrv-3"
-        await leader.propose(b"x")
+        await cluster.propose(b"x")
         await cluster.same_everywhere_of("metasrv-1", "metasrv-2")
         assert cluster.machines["metasrv-3"].entries == []
         assert cluster.nodes["metasrv-3"].leadership().term == 0

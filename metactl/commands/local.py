@@ -8,6 +8,7 @@ import click
 
 from metactl.context import console, settings
 from metactl.layout import Timing
+from metactl.waiting import interrupt
 
 FAULTS = ("site", "node", "leader", "pause", "restart")
 
@@ -43,7 +44,8 @@ def demo(ctx: click.Context, fault: str, as_json: bool, regions: int, rows_max: 
 
     configure_logs("metactl", "warning")
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything is ended and cleaned up
+    for number in (signal.SIGINT, signal.SIGTERM):  # either way everything is ended and cleaned up
+        signal.signal(number, interrupt)
     as_json = as_json or settings(ctx).output == "json"
     options = Options(
         fault=fault, regions=regions, rows_max=rows_max, writers=writers, interval_s=interval_s, duration_s=duration_s,

@@ -124,7 +124,8 @@ class Network(pb_grpc.RaftServicer):
         address = self._config.peers[peer]
         reported = ""
         async with rpc.aio_channel(address, self._config.tls, server_name=peer) as channel:
-            while True:
+            # Asked again each turn: gRPC may turn the cancellation of this task into an error of the call.
+            while self._running:
                 try:
                     await self._stream(peer, pb_grpc.RaftStub(channel))
                 except grpc.aio.AioRpcError as error:

@@ -71,7 +71,9 @@ class Writer:
             answer = await self._attempt(route, piece, left_ms, attempt > 0)
             if answer is None:
                 return None
-            refusal = answer
+            # An attempt that the caller's deadline cut says less than the refusal before it.
+            cut = answer.code == "NO_ANSWER" and attempt > 0 and self._clock.now_ms() >= until_ms
+            refusal = refusal if cut else answer
             self._metrics.retries.labels(refusal.code).inc()
             if refusal.then is Then.GIVE_UP:
                 return refusal

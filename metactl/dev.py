@@ -98,10 +98,11 @@ def run(folder: Path, timing: Timing, console: Console) -> None:
             console.print(f"starting 3 metasrv, 4 datanodes, 2 frontends in {folder}", markup=False)
             cluster.start()
             cluster.wait_ready(deadline_s=UP_DEADLINE_S)
-            _write_state(folder, msgspec.structs.replace(state, ready=True))
             path = write_context(Context(layout.cluster_id, layout.metasrv_addresses, str(folder.resolve())))
             console.print(f"ready; metactl talks to it from now on ({path})", markup=False)
             tell(layout, console)
+            # Last: whoever detached it passes on what was printed until now, and uses the context.
+            _write_state(folder, msgspec.structs.replace(state, ready=True))
             try:
                 _hold(cluster, ended, console)
             except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from datanode_agent.adapters.metrics import Metrics
 from datanode_agent.core.links import ReplicaChooser
 from datanode_agent.core.reports import ReportQueue
 from groundwork.adapters.config import TlsConfig
-from groundwork.adapters.rpc import aio_channel
+from groundwork.adapters.rpc import aio_channel, raise_if_cancelled
 from groundwork.adapters.rpc_errors import RETRIABLE, leader_hint, typed
 from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, Refused, Unknown
 from groundwork.core.ports import Clock
@@ -120,6 +120,7 @@ class MetasrvLink:
             try:
                 reply = await ask(self._channel(replica))
             except grpc.aio.AioRpcError as error:
+                raise_if_cancelled()
                 reason = typed(error)
                 # Without a reason of ours it may be the fault of this one alone: of an older version, of a proxy.
                 if error.code() not in RETRIABLE and not isinstance(reason, Unknown):
@@ -208,6 +209,7 @@ class Orders:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
+            raise_if_cancelled()
             if self._switching:
                 continue
             wait_ms = self._link.chooser.failed(stream.replica)

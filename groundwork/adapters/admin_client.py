@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from groundwork.adapters.replica_calls import ReplicaCalls
+from groundwork.adapters.rpc import raise_if_cancelled
 from groundwork.adapters.rpc_errors import RETRIABLE, typed
 from protos.metasrv.v1 import admin_pb2, catalog_pb2, catalog_pb2_grpc
 from protos.metasrv.v1.admin_pb2_grpc import AdminStub
@@ -176,6 +177,7 @@ class AdminClient:
                     from_revision = event.revision
                     yield event
             except grpc.aio.AioRpcError as error:
+                raise_if_cancelled()
                 broken += 1
                 if error.code() not in RETRIABLE or (not follow and broken >= 3 * len(self.calls.addresses)):
                     raise typed(error) from error

@@ -14,7 +14,7 @@ import grpc.aio
 
 from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.config import TlsConfig
-from groundwork.adapters.rpc import aio_channel
+from groundwork.adapters.rpc import aio_channel, raise_if_cancelled
 from groundwork.adapters.rpc_errors import RETRIABLE, leader_hint, typed
 from groundwork.core.errors import BadInput, Unknown
 from groundwork.core.ports import Clock
@@ -70,6 +70,7 @@ class ReplicaCalls:
             try:
                 reply = await self._ask_all(method, request, until, HEDGE_MS if hedged else ATTEMPT_MS_MAX)
             except grpc.aio.AioRpcError as error:
+                raise_if_cancelled()
                 if error.code() not in RETRIABLE:
                     raise typed(error) from error
                 if until - self.clock.now_ms() <= pause_ms:

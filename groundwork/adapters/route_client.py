@@ -21,6 +21,7 @@ import structlog
 
 from groundwork.adapters.config import TlsConfig
 from groundwork.adapters.replica_calls import ReplicaCalls
+from groundwork.adapters.rpc import raise_if_cancelled
 from groundwork.adapters.rpc_errors import typed
 from groundwork.core.errors import ForeignCluster, MetasrvError, Refused, Unknown
 from groundwork.core.ids import region_text
@@ -253,6 +254,7 @@ class RouteClient:
             address = self.calls.addresses[turn % len(self.calls.addresses)]
             turn += 1
             heard = await self._watch_one(address)
+            raise_if_cancelled()
             if heard:
                 pause_ms, fruitless = float(REDIAL_MS_MIN), 0
                 continue

@@ -5,6 +5,7 @@ transport in the place of gRPC's for everything that runs in the current context
 processes a host of its own on a simulated network that way, and stubs, servicers and interceptors stay the real ones.
 """
 
+import asyncio
 import ipaddress
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -130,6 +131,17 @@ def listen(server: grpc.aio.Server, address: str, tls: TlsConfig | None) -> int:
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise BadInput("listen", f"cannot listen on {address}: the port is in use or not allowed") from error
+
+
+def raise_if_cancelled() -> None:
+    """Raise CancelledError where the current task has been told to end.
+
+    For loops that go on after a failed call: a cancellation that meets the status of a call is swallowed by grpc.aio,
+    which then raises the status as AioRpcError. Such a loop would outlive its own end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _channel_credentials(tls: TlsConfig) -> grpc.ChannelCredentials:

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from groundwork.adapters.rpc import raise_if_cancelled
 from groundwork.core import marks
 from groundwork.core.errors import ConsensusError
 from groundwork.core.ports import Clock
@@ -196,9 +197,11 @@ class RelayLink:
             try:
                 await self._stream(leader)
             except grpc.aio.AioRpcError as error:
+                raise_if_cancelled()
                 log.info("relay_broken", leader_id=leader, code=error.code().name, reason=error.details())
                 await self._clock.sleep(self._patience_ms / 10)
             except asyncio.InvalidStateError:
+                raise_if_cancelled()
                 log.info("relay_broken", leader_id=leader, code="ENDED", reason="the stream ended while it was written")
                 await self._clock.sleep(self._patience_ms / 10)
 

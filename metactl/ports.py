@@ -1,18 +1,15 @@
 """Free ports of this machine, held against other launchers for the life of this process.
 
 Ports lie between 20000 and 32000: below what kernels hand out to connecting sockets, so that nobody's outgoing
-connection can take one. A port is held by a lock on a small registry file, which the kernel lets go when its process
-dies, however it dies; so two launchers (or two test workers) never give out the same one.
+connection can take one. A port is held by an abstract unix socket named after it, which exists in the same network
+namespace as the port, and which the kernel takes away when its process dies, however it dies; so two launchers (or two
+test workers) never give out the same one, whoever runs them and wherever their temporary folders are.
 """
 
 import atexit
-import fcntl
-import os
 import secrets
 import socket
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
 from groundwork.core.errors import BadInput
 
@@ -23,11 +20,8 @@ PORT_MAX = 32_000
 class PortHolder:
     """Ports given to one launcher. They are free again after close(), or when the process ends."""
 
-    def __init__(self, registry: Path | None = None) -> None:
-        self._registry = registry or Path(tempfile.gettempdir()) / f"metasrv-ports-{os.getuid()}"
-        self._registry.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._held: dict[int, int] = {}
-        self._own_pid = os.getpid()
+    def __init__(self) -> None:
+        self._held: dict[int, socket.socket] = {}
         atexit.register(self.close)
 
     def take(self, count: int) -> list[int]:
@@ -53,29 +47,25 @@ class PortHolder:
         return False
 
     def _hold(self, port: int) -> bool:
-        path = self._registry / str(port)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # not inherited: a child never holds for us
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The file may have been unlinked by its last holder between our open and our lock.
-            if path.stat().st_ino == os.fstat(descriptor).st_ino and _is_free(port):
-                self._held[port] = descriptor
-                return True
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        os.close(descriptor)
-        return False
+            holder.bind(f"\0metasrv-port-{port}")
+        except OSError:
+            holder.close()
+            return False
+        if not _is_free(port):
+            holder.close()
+            return False
+        self._held[port] = holder
+        return True
 
     def close(self) -> None:
         """Give all of them back."""
-        if os.getpid() != self._own_pid:
-            return
         for port in list(self._held):
             self._let_go(port)
 
     def _let_go(self, port: int) -> None:
-        (self._registry / str(port)).unlink(missing_ok=True)
-        os.close(self._held.pop(port))
+        self._held.pop(port).close()
 
 
 def _is_free(port: int) -> bool:

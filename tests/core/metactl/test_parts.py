@@ -1,5 +1,8 @@
 """Small parts of metactl: TOML, line protocol, targeted paths, ports, durations, region names."""
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -35,15 +38,32 @@ def test_the_layout_is_the_promised_cluster(tmp_path: Path) -> None:
     assert len(set(addresses)) == len(addresses) == ports_needed()
 
 
-def test_a_second_holder_never_gets_the_same_port(tmp_path: Path) -> None:
+def test_a_second_holder_never_gets_the_same_port() -> None:
     """Two launchers side by side have different ports, and a port given back is free again."""
-    one, two = PortHolder(tmp_path), PortHolder(tmp_path)
+    one, two = PortHolder(), PortHolder()
     mine = one.take(5)
     assert not set(mine) & set(two.take(5))
     assert not two.hold(mine)
     one.close()
     assert two.hold(mine)
     two.close()
+
+
+HOLD_ONE = "import sys; from metactl.ports import PortHolder; sys.exit(not PortHolder().hold([int(sys.argv[1])]))"
+
+
+def test_a_port_is_held_against_launchers_with_other_folders(tmp_path: Path) -> None:
+    """Another process, whose temporary folder is another one, cannot hold what is held here; it can once it is free."""
+    holder = PortHolder()
+    [port] = holder.take(1)
+
+    def another() -> int:
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", HOLD_ONE, str(port)], env=environment, check=False).returncode
+
+    assert another() == 1
+    holder.close()
+    assert another() == 0
     assert list(tmp_path.iterdir()) == []
 
 

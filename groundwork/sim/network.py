@@ -17,7 +17,7 @@ import grpc
 from groundwork.core.check import require
 from groundwork.core.errors import BadInput
 from groundwork.sim.calls import ClientCall, Metadata, MultiCallable, ServerCall
-from groundwork.sim.processes import ClusterLoop, SimProcess, current_process
+from groundwork.sim.processes import PAUSED, ClusterLoop, SimProcess, current_process
 
 KEEPALIVE_S = 4.0
 CONNECT_S = 0.5
@@ -120,6 +120,9 @@ class Connection:
         source, target = self._ends(forward)
         source.effect()
         if self.broken:
+            return
+        if source.state == PAUSED:
+            source.withhold(self.send, forward, arrive, *args)
             return
         held = self._held[forward]
         if held or self.fabric.is_blocked(source.name, target.name):

@@ -57,6 +57,7 @@ class SimProcess:
         self.state = RUNNING
         self.crash_after: int | None = None
         self.on_crash: list[Callable[[], None]] = []
+        self.on_resume: list[Callable[[], None]] = []
         self.withheld: deque[asyncio.Handle] = deque()
         self.context = contextvars.copy_context()
         self.context.run(_process.set, self)
@@ -107,7 +108,13 @@ class SimProcess:
         """Let it go on (SIGCONT)."""
         if self.state == PAUSED:
             self.state = RUNNING
+            for callback in self.on_resume:
+                callback()
             self._loop.release(self)
+
+    def withhold(self, function: Callable[..., object], *args: Any) -> None:
+        """It is paused in the middle of a callback: what that does from here on happens once it goes on."""
+        self.withheld.append(asyncio.Handle(function, args, self._loop, self.context))
 
     def holds(self, task: "asyncio.Task[Any]") -> None:
         """Keep a task from the garbage collector, which would run its cleanup at a moment of its own."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from groundwork.sim.processes import SimProcess
@@ -16,6 +17,10 @@ class SimDisk(CrashingDisk):
         super().__init__(chance)
         self._process = process
         self.fail_syncs = False
+        self.hang_s = 0.0  # how long the next sync of the journal takes
+        self.on_hang: Callable[[float], None] = lambda for_s: None
+        self._hanging: tuple[Path, int] | None = None
+        process.on_resume.append(self._returned)
 
     def write(self, descriptor: int, data: bytes, offset: int) -> None:
         """Write."""
@@ -27,7 +32,19 @@ class SimDisk(CrashingDisk):
         self._process.effect()
         if self.fail_syncs:
             raise OSError(errno.EIO, "Input/output error")
+        path = self._paths[descriptor]
+        if self.hang_s and path.name == "journal":
+            for_s, self.hang_s = self.hang_s, 0.0
+            self._hanging = (path, os.fstat(descriptor).st_size)
+            self.on_hang(for_s)  # what this turn still sends waits until the process goes on: the sync has not returned
+            return
         super().sync(descriptor)
+
+    def _returned(self) -> None:
+        if self._hanging is not None:
+            path, size = self._hanging
+            self._hanging = None
+            self._synced[path] = max(size, self._synced.get(path, 0))
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename."""

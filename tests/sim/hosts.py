@@ -141,6 +141,15 @@ class MetasrvHost(Host):
 
     service: Service
     disk: SimDisk
+    cluster = CLUSTER
+    flipped = False  # a bit of its files: until it has started again, it must refuse to
+    rejoin = False  # its operator's word for the next start
+    told_to_rejoin = False
+
+    @property
+    def raft_folder(self) -> Path:
+        """Where its journal and its snapshot are."""
+        return self.world.folder / self.name / "raft"
 
     @property
     def address(self) -> str:
@@ -150,9 +159,14 @@ class MetasrvHost(Host):
     def prepare(self, process: SimProcess) -> None:
         """A disk that knows what was synced."""
         disk = self.disk = SimDisk(process, self.chance)
+        disk.on_hang = lambda for_s: self._hangs(process, for_s)
         self.power_lost = False
         process.on_crash.append(lambda: disk.process_gone(self.power_lost))
         process.on_crash.append(lambda: self.gone(process))
+
+    def _hangs(self, process: SimProcess, for_s: float) -> None:
+        process.pause()
+        self.world.later(for_s, process.resume)
 
     def crash(self, power_lost: bool = False) -> None:
         """See Host; with the power goes what was not synced."""
@@ -162,6 +176,8 @@ class MetasrvHost(Host):
     async def run(self, process: SimProcess) -> str:
         """metasrv/main.py's serve(), over simulated surroundings."""
         world = self.world
+        rejoin, self.rejoin = self.rejoin, False
+        self.told_to_rejoin |= rejoin
         config = MetasrvConfig(
             cluster_id=CLUSTER, node_id=self.name, locality=world.locality(self.name),
             data_dir=str(world.folder / self.name), listen=self.address, http_listen=f"{self.name}:4101",
@@ -179,7 +195,7 @@ class MetasrvHost(Host):
             told = RaftConfig(
                 cluster_id=CLUSTER, node_id=self.name, peers=config.peers, data_dir=Path(config.data_dir) / "raft",
                 election_ms_min=TIMING.election_ms_min, election_ms_max=TIMING.election_ms_max,
-                append_period_ms=APPEND_PERIOD_MS, limits=LIMITS,
+                append_period_ms=APPEND_PERIOD_MS, limits=LIMITS, rejoin=rejoin,
             )  # fmt: skip
             world.checks.watch(self.name, machine)
             raft = EmbeddedRaft(told, machine, registry=registry, disk=self.disk, fatal=fatal)
@@ -188,6 +204,9 @@ class MetasrvHost(Host):
 
         service = self.service = Service(config, self.clock, self.store(process), consensus, NoHttp)
         await service.start()
+        if self.flipped and not self.told_to_rejoin:
+            world.fail(f"{self.name} started on a file with a flipped bit")
+        self.flipped = self.told_to_rejoin = False
         await service.failed()
         return "stopped"
 

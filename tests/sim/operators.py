@@ -13,6 +13,7 @@ from groundwork.sim.processes import SimProcess
 from tests.sim.hosts import CLUSTER
 
 if TYPE_CHECKING:
+    from tests.sim.hosts import MetasrvHost
     from tests.sim.world import World
 
 DEADLINE_MS = 6_000
@@ -24,7 +25,7 @@ class Operators:
     def __init__(self, world: "World") -> None:
         self._world = world
         self._chance = random.Random(f"{world.seed}/operators")
-        self.drained: set[str] = set()
+        self._helping: set[str] = set()
 
     def start(self) -> None:
         """Begin."""
@@ -45,6 +46,18 @@ class Operators:
 
     def _id(self) -> str:
         return f"{self._chance.getrandbits(64):016x}"
+
+    def helps(self, host: "MetasrvHost") -> None:
+        """Somebody reads why a replica refuses to start, and starts it once with --rejoin."""
+        if host.name not in self._helping:
+            self._helping.add(host.name)
+            self._world.later(self._chance.uniform(0.2, 4.0), self._restart, host)
+
+    def _restart(self, host: "MetasrvHost") -> None:
+        self._helping.discard(host.name)
+        self._world.trace.note("operator", "starts_with_rejoin", on=host.name)
+        host.rejoin = True
+        host.start()
 
     def transfer(self, to: str) -> None:
         """Hand leadership over."""

@@ -5,10 +5,12 @@ import gc
 import random
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from groundwork.core.check import on_violation
 from groundwork.sim.clock import NothingLeftToDo, SimClock
 from groundwork.sim.network import Fabric
 from groundwork.sim.objects import Bucket
@@ -80,7 +82,9 @@ class World:
 
     def ended_badly(self, host: Host, how: str) -> None:
         """A program ended by itself. Its service manager starts it again; some ends are never right."""
-        if how.startswith(("Damaged", "ForeignCluster", "BadInput")):
+        if how.startswith("Damaged") and isinstance(host, MetasrvHost) and host.flipped:
+            self.operators.helps(host)
+        elif how.startswith(("Damaged", "ForeignCluster", "BadInput")):
             self.fail(f"{host.name} ended: {how}")
 
     # ---------------------------------------------------------------- one run
@@ -96,6 +100,7 @@ class World:
         asyncio.set_event_loop(self.loop)
         self.trace.capture()
         self.owners.watch()
+        on_violation(self._violated)
         library.use_clock(self._library_now_s)
         library.use_random(random.Random(f"{self.seed}/raft"))
         self.loop.set_exception_handler(self._unhandled)
@@ -159,6 +164,7 @@ class World:
             self.trace.note("world", "left_over")
         library.use_clock()
         self.owners.release()
+        on_violation(None)
         asyncio.set_event_loop(None)
         self.loop.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -170,6 +176,12 @@ class World:
         clock: SimClock | None = process.clock if process is not None else None
         return clock.now_ms() / 1000 if clock is not None and not self.loop.is_closed() else self.loop.time()
 
+    def _violated(self, message: str) -> None:
+        """Whoever catches the exception: a program would have ended itself here."""
+        process = current_process()
+        told = "".join(traceback.format_stack(limit=8)[:-2])[-1500:]
+        self.trace.error(process.name if process is not None else "world", f"invariant violated: {message} {told}")
+
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, (Crashed, PowerLost)):
@@ -178,7 +190,5 @@ class World:
         if process is not None and not process.alive:
             return
         if self.trace.open:
-            import traceback
-
             told = "".join(traceback.format_exception(error))[-1500:] if error else ""
             self.trace.error("loop", f"{context.get('message')} {told}")

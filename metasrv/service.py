@@ -28,7 +28,7 @@ from metasrv.config import MetasrvConfig, replicated
 from metasrv.core import commands
 from metasrv.core.decisions import Decision
 from metasrv.core.events import Outcome
-from metasrv.core.leases import Heard, LeaseBook
+from metasrv.core.leases import Heard, LeaseBook, Past
 from metasrv.core.machine import Machine
 from metasrv.core.ports import Consensus, Leadership, StateMachine
 from metasrv.core.procedures import Procedures
@@ -62,7 +62,7 @@ class Service:
         self.clock = clock
         self.metrics = Metrics()
         self.machine = Machine()
-        self.book = LeaseBook(config.node_id)
+        self.book = LeaseBook(config.node_id, config.peers)
         self._store = store
         self._peers = Peers(config.node_id, config.peers, config.tls)
         guard = Guard(config.cluster_id, config.peers, lambda why: self.metrics.refusals.labels(why).inc())
@@ -165,7 +165,7 @@ class Service:
 
     async def _lead(self, term: int) -> None:
         """Judge nodes and carry procedures on until leadership ends."""
-        self.book.elected(self.clock.now_ms())
+        self.book.elected(self.clock.now_ms(), self._faces.replicas.past())
         supervisor = Supervisor(self.config.node_id, sorted(self.config.peers))
         procedures = Procedures()
         while self._leads(term):
@@ -228,7 +228,8 @@ class Service:
             log.info("replica_did_not_say", replica_id=node_id, code=error.code().name)
             return
         heard = [Heard(n.node_id, n.incarnation, n.age_ms) for n in reply.nodes]
-        self.book.reported(node_id, heard, self.clock.now_ms(), reply.listening_ms)
+        past = Past(reply.term, {led.replica_id: led.age_ms for led in reply.leaders}, reply.listening_ms)
+        self.book.reported(node_id, heard, self.clock.now_ms(), past)
 
     # ---------------------------------------------------------------- bootstrap
 

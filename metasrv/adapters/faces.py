@@ -55,7 +55,7 @@ class Faces:
         )
         self.relay = RelayLink(config.cluster_id, clock, consensus, peers, metrics, config.timing.lease_ms / 3)
         self._beats = Beats(config.cluster_id, clock, consensus, judge, self.relay, metrics)
-        self._replicas = Replicas(clock, judge, book, metrics)
+        self.replicas = Replicas(clock, consensus, judge, book, metrics)
         self._nodes = Nodes(machine, proposer, forwarder, book, feeds, metrics)
         self._routes = Routes(machine, feeds, metrics, forwarder)
         self._catalog = Catalog(machine, proposer, forwarder, book)
@@ -93,7 +93,7 @@ class Faces:
     def add_to(self, server: grpc.aio.Server) -> None:
         """Add all gRPC services."""
         add_HeartbeatServicer_to_server(self._beats, server)
-        add_ReplicasServicer_to_server(self._replicas, server)
+        add_ReplicasServicer_to_server(self.replicas, server)
         add_NodesServicer_to_server(self._nodes, server)
         add_RoutesServicer_to_server(self._routes, server)
         add_CatalogServicer_to_server(self._catalog, server)

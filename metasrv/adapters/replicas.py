@@ -10,7 +10,8 @@ from groundwork.core.errors import ConsensusError
 from groundwork.core.ports import Clock
 from metasrv.adapters.beats import Judge, Newest
 from metasrv.adapters.metrics import Metrics
-from metasrv.core.leases import LeaseBook
+from metasrv.core.leases import LeaseBook, Past
+from metasrv.core.ports import Consensus
 from protos.metasrv.v1 import heartbeat_pb2, replica_pb2
 from protos.metasrv.v1.replica_pb2_grpc import ReplicasServicer
 
@@ -20,8 +21,9 @@ log = structlog.get_logger()
 class Replicas(ReplicasServicer):
     """The service that replicas offer each other."""
 
-    def __init__(self, clock: Clock, judge: Judge, book: LeaseBook, metrics: Metrics) -> None:
+    def __init__(self, clock: Clock, consensus: Consensus, judge: Judge, book: LeaseBook, metrics: Metrics) -> None:
         self._clock = clock
+        self._consensus = consensus
         self._judge = judge
         self._book = book
         self._since_ms = clock.now_ms()
@@ -29,12 +31,23 @@ class Replicas(ReplicasServicer):
 
     async def Heard(self, request: replica_pb2.HeardRequest, context: Any) -> replica_pb2.HeardReply:
         """What did you hear, and how long ago?"""
-        now_ms = self._clock.now_ms()
+        now_ms, past = self._clock.now_ms(), self.past()
         heard = (
             replica_pb2.HeardNode(node_id=h.node_id, incarnation=h.incarnation, age_ms=max(0, int(h.age_ms)))
             for h in self._book.memory(now_ms)
         )
-        return replica_pb2.HeardReply(nodes=heard, listening_ms=max(0, int(now_ms - self._since_ms)))
+        leaders = (
+            replica_pb2.HeardLeader(replica_id=leader_id, age_ms=max(0, int(ago_ms)))
+            for leader_id, ago_ms in sorted(past.led_ago_ms.items())
+        )
+        return replica_pb2.HeardReply(
+            nodes=heard, listening_ms=max(0, int(past.listening_ms)), term=past.term, leaders=leaders
+        )
+
+    def past(self) -> Past:
+        """What this replica knows of the leaders before."""
+        listening_ms = self._clock.now_ms() - self._since_ms
+        return Past(self._consensus.leadership().term, self._consensus.led_ago_ms(), listening_ms)
 
     async def Relay(self, requests: Any, context: Any) -> AsyncIterator[replica_pb2.RelayReply]:
         """One follower's stream: beats come in batches, answers go out as one batch a confirmed round."""

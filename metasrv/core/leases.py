@@ -6,7 +6,7 @@ A grant is sound only if the leader called `confirm()` AFTER it received the bea
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -60,6 +60,20 @@ class Heard(Struct, frozen=True):
     age_ms: float
 
 
+class Past(Struct, frozen=True):
+    """What a replica knows of the leaders before: its term, and how long ago it last heard each of them lead.
+
+    One that has listened for less than a lease (`listening_ms`) has forgotten what it heard and granted before.
+    """
+
+    term: int = 0
+    led_ago_ms: Mapping[str, float] = {}
+    listening_ms: float = math.inf
+
+
+NO_PAST = Past()
+
+
 class NodeView(Struct, frozen=True):
     """A node as the leader sees it now. `open_lanes` are indices that beats call open and well."""
 
@@ -93,15 +107,16 @@ class _Memory(Struct):
 class LeaseBook:
     """The memory of one replica; see the module docstring."""
 
-    def __init__(self, replica_id: str) -> None:
-        """`replica_id` is this replica's node id."""
+    def __init__(self, replica_id: str, replicas: Iterable[str] = ()) -> None:
+        """`replica_id` is this replica's node id, one of `replicas`."""
         self._id = replica_id
+        self._replicas = frozenset(replicas) | {replica_id}
         self._nodes: dict[str, _Memory] = {}
-        self._leader: str | None = None
-        self._previous_leader: str | None = None
         self._elected_ms: float | None = None
-        self._reported: set[str] = set()
-        self._forgetful: set[str] = set()  # they reported, and have restarted within a lease
+        self._term = 0
+        self._reported: dict[str, float] = {}  # who reported -> for how long it had been listening then, ms
+        self._vouching: set[str] = set()  # they reported in the leader's term: no older leader gets an answer from them
+        self._led_at_ms: dict[str, float] = {}  # replica -> when one that vouches last heard it as the leader
         self._own: dict[str, float] = {}  # node id -> last beat that came here, directly or relayed
         self._theirs: dict[str, set[str]] = {}  # replica -> nodes that it heard within a lease, as it last said
         self._ticked_ms: float | None = None
@@ -145,33 +160,38 @@ class LeaseBook:
         ]
 
     def led_by(self, leader_id: str | None) -> None:
-        """Raft says who leads (call at each change, own leadership included, before elected())."""
-        if leader_id is not None and leader_id != self._leader:
-            self._previous_leader, self._leader = self._leader, leader_id
+        """Raft says who leads (call at each change)."""
         if leader_id != self._id:
             self._elected_ms = None
 
     # --- the leader
 
-    def elected(self, now_ms: float) -> None:
+    def elected(self, now_ms: float, past: Past = NO_PAST) -> None:
         """This replica begins to lead. What it heard as a follower counts; who reported before does not."""
-        self.led_by(self._id)
         self._elected_ms = now_ms
         self._ticked_ms = None
-        self._reported, self._forgetful = {self._id}, set()
+        self._term = past.term
+        self._reported, self._vouching, self._led_at_ms = {}, set(), {}
         self._theirs = {}
+        self._looks_back(self._id, past, now_ms)
         for memory in self._nodes.values():
             memory.well_since_ms = None
 
-    def reported(self, replica_id: str, nodes: Iterable[Heard], now_ms: float, listening_ms: float = math.inf) -> None:
-        """Another replica's answer to Replicas.Heard. One that listens for less than a lease forgot what it granted."""
-        self._reported.add(replica_id)
-        if listening_ms < self._lease_ms:
-            self._forgetful.add(replica_id)
+    def reported(self, replica_id: str, nodes: Iterable[Heard], now_ms: float, past: Past = NO_PAST) -> None:
+        """Another replica's answer to Replicas.Heard."""
+        self._looks_back(replica_id, past, now_ms)
         theirs = list(nodes)
         self._theirs[replica_id] = {n.node_id for n in theirs if n.age_ms < self._lease_ms}
         for node in theirs:
             self._note(node.node_id, node.incarnation, now_ms, now_ms - node.age_ms)
+
+    def _looks_back(self, replica_id: str, past: Past, now_ms: float) -> None:
+        self._reported[replica_id] = past.listening_ms
+        if past.term >= self._term:
+            self._vouching.add(replica_id)
+            for leader_id, ago_ms in past.led_ago_ms.items():
+                at_ms = now_ms - ago_ms
+                self._led_at_ms[leader_id] = max(at_ms, self._led_at_ms.get(leader_id, at_ms))
 
     def tick(self, now_ms: float, config: Config) -> float:
         """Note that the leader is awake. The credit that every node gets for a gap over half a lease (T3)."""
@@ -185,14 +205,14 @@ class LeaseBook:
             memory.first_ms = min(now_ms, memory.first_ms + credit)
         if self._elected_ms is not None:
             self._elected_ms = min(now_ms, self._elected_ms + credit)
+        self._led_at_ms = {leader: min(now_ms, at_ms + credit) for leader, at_ms in self._led_at_ms.items()}
         return credit
 
     def silence_ms(self, node_id: str, incarnation: int, now_ms: float) -> float:
         """For how long no reporting replica has heard this incarnation, as far as it may be held against the node.
 
         Counted from the last time any reporting replica heard it. Where none heard it, from the election (or its
-        registration). Where the leader before this one does not report, or has restarted, from the election at the
-        earliest: what it granted last is not known here, but it answered a beat sent before that.
+        registration). Not from before the last grant that a replica which does not report may have given as a leader.
         """
         memory = self._nodes.get(node_id)
         if memory is None or memory.incarnation != incarnation:
@@ -200,10 +220,24 @@ class LeaseBook:
             last = memory.beat if memory else None
             memory = self._nodes[node_id] = _Memory(incarnation, first, False, first, beat=last)
         since = memory.heard_at_ms if memory.known else memory.first_ms
-        knowing = self._reported - self._forgetful
-        if self._elected_ms is not None and (not memory.known or self._previous_leader not in knowing):
-            since = max(since, self._elected_ms)
+        if self._elected_ms is not None:
+            since = max(since, self._unseen_grant_ms(self._elected_ms) if memory.known else self._elected_ms)
         return max(0.0, now_ms - since)
+
+    def _unseen_grant_ms(self, elected_ms: float) -> float:
+        """The latest time of a beat that a leader which does not report may have answered with a grant.
+
+        Each grant waited for a quorum that answered after the beat. So it came no later than some member of the quorum
+        last heard that leader, nor than the election, where members may be missing (docs/decisions/0007).
+        """
+        knowing = {replica for replica, ms in self._reported.items() if ms >= self._lease_ms}
+        silent = self._replicas - knowing
+        if not silent:
+            return -math.inf
+        unvouched = self._replicas - (self._vouching & knowing)
+        if 2 * len(unvouched) > len(self._replicas):
+            return elected_ms  # they could have been a quorum among themselves
+        return min(elected_ms, max(self._led_at_ms.get(replica, -math.inf) for replica in silent))
 
     def hears_more(self, now_ms: float) -> tuple[str, int, int]:
         """The replica that hears more datanodes than this one, how many, and how many this one hears; "" for none."""
@@ -224,7 +258,9 @@ class LeaseBook:
         """Whether enough is known after the election: all replicas reported, or two beats have passed."""
         if self._elected_ms is None:
             return False
-        return self._reported >= set(replicas) or now_ms - self._elected_ms >= min(2 * config.beat_ms, config.lease_ms)
+        return self._reported.keys() >= set(replicas) or now_ms - self._elected_ms >= min(
+            2 * config.beat_ms, config.lease_ms
+        )
 
     def decide(self, state: State, beat: Beat) -> Grant | Refusal:
         """Grant or refuse a beat that the leader received before its confirm() round began."""

@@ -65,6 +65,13 @@ class Consensus(Protocol):
         """
         ...
 
+    def led_ago_ms(self) -> dict[str, float]:
+        """How long ago this replica last heard each other one as the leader, since this process began.
+
+        A leader whose confirm() this replica helped to answer was heard here after that confirm() was called.
+        """
+        ...
+
     async def transfer(self, to: str) -> None:
         """Hand leadership to a follower. Raises NotLeader, BadInput for an unknown replica."""
         ...

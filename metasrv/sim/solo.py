@@ -67,6 +67,10 @@ class SoloConsensus:
         self._require_leader()
         return self._leadership.term
 
+    def led_ago_ms(self) -> dict[str, float]:
+        """There is no other replica."""
+        return {}
+
     async def transfer(self, to: str) -> None:
         """There is no other replica: BadInput for any other than this one."""
         self._require_leader()

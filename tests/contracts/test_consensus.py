@@ -110,6 +110,24 @@ def test_confirm_returns_the_term(home: Open, tmp_path: Path) -> None:
 
 
 @homes
+def test_a_confirm_was_helped_by_followers_that_heard_the_leader_after_it_was_called(
+    home: Open, tmp_path: Path
+) -> None:
+    """P5: enough others for a quorum heard this leader since the call began (what a new leader relies on)."""
+
+    async def story(opened: Home, leader: Consensus) -> None:
+        clock, leader_id = asyncio.get_running_loop().time, leader.leadership().leader_id
+        began_s = clock()
+        await leader.confirm()
+        heard = [replica.led_ago_ms() for replica in opened.replicas if replica is not leader]
+        since_began_ms = (clock() - began_s) * 1000
+        helped = [ago for ago in heard if leader_id in ago and ago[leader_id] <= since_began_ms]
+        assert len(helped) >= len(opened.replicas) // 2
+
+    tell(home, tmp_path, story)
+
+
+@homes
 def test_only_a_leader_answers(home: Open, tmp_path: Path) -> None:
     """A replica that does not lead raises NotLeader from every call that needs the leader."""
 

@@ -18,15 +18,21 @@ class Ballot:
     def __init__(self, config: RaftConfig, journal: Journal) -> None:
         self._config = config
         self._journal = journal
+        self._led_s: dict[str, float] = {}
         self._heard_s = now_s()  # having started counts as having heard: what was promised before is not known here
         self._asked_term = 0
         self._granted: set[str] = set()
         self._won_term = 0
 
-    def heard_leader(self) -> None:
-        """A leader of the current term spoke."""
-        self._heard_s = now_s()
+    def heard_leader(self, peer: str) -> None:
+        """The leader of the current term spoke. To be told before anything is answered to it."""
+        self._heard_s = self._led_s[peer] = now_s()
         self._won_term = 0
+
+    def led_ago_ms(self) -> dict[str, float]:
+        """How long ago each peer was last heard as the leader, ms."""
+        now = now_s()
+        return {peer: (now - heard_s) * 1000 for peer, heard_s in self._led_s.items()}
 
     def before_tick(self, core: Core) -> pb.Message | None:
         """Let the core start an election, or hold it back; the question to send to every peer, if it is time to ask."""

@@ -177,7 +177,7 @@ class Filters(Transport):  # type: ignore[misc]
             return False
         require(not (self.core.leads and term == self.core.term), f"{peer} and this replica both lead term {term}")
         self._answering = sequence
-        self._ballot.heard_leader()
+        self._ballot.heard_leader(peer)
         if self._journal.standing is Standing.BLANK:
             # There is a history and this disk is empty: whatever it promised before may be lost with it.
             self._journal.set_standing(Standing.REJOINING)

@@ -135,6 +135,10 @@ class EmbeddedRaft:
         self._wake()
         return await answered
 
+    def led_ago_ms(self) -> dict[str, float]:
+        """How long ago this replica last heard each other one as the leader, since this process began."""
+        return {} if self._replica is None else self._replica.led_ago_ms()
+
     async def transfer(self, to: str) -> None:
         """Hand leadership to a follower. Raises NotLeader, BadInput, or Unknown when it did not take it in time."""
         replica = self._require()

@@ -112,6 +112,10 @@ class Replica:
         else:
             self._pending.append((command, answer))
 
+    def led_ago_ms(self) -> dict[str, float]:
+        """How long ago each peer was last heard as the leader."""
+        return self._ballot.led_ago_ms()
+
     def confirm(self, answer: Callable[[bool], None]) -> None:
         """Call back with True when a quorum answered a round that began after this call, else with False."""
         if not self.leadership().is_leader:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.metasrv.v1 import heartbeat_pb2 as protos_dot_metasrv_dot_v1_dot_heartbeat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/metasrv/v1/replica.proto\x12\nmetasrv.v1\x1a!protos/metasrv/v1/heartbeat.proto\"D\n\x0bRelayedBeat\x12%\n\x04\x62\x65\x61t\x18\x01 \x01(\x0b\x32\x17.metasrv.v1.BeatRequest\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\r\"^\n\x0cRelayRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12&\n\x05\x62\x65\x61ts\x18\x03 \x03(\x0b\x32\x17.metasrv.v1.RelayedBeat\"[\n\rRelayedAnswer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12$\n\x05reply\x18\x03 \x01(\x0b\x32\x15.metasrv.v1.BeatReply\"8\n\nRelayReply\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.metasrv.v1.RelayedAnswer\"\"\n\x0cHeardRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"A\n\tHeardNode\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0e\n\x06\x61ge_ms\x18\x03 \x01(\x04\"H\n\nHeardReply\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.metasrv.v1.HeardNode\x12\x14\n\x0clistening_ms\x18\x02 \x01(\x04\x32\x84\x01\n\x08Replicas\x12=\n\x05Relay\x12\x18.metasrv.v1.RelayRequest\x1a\x16.metasrv.v1.RelayReply(\x01\x30\x01\x12\x39\n\x05Heard\x12\x18.metasrv.v1.HeardRequest\x1a\x16.metasrv.v1.HeardReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/metasrv/v1/replica.proto\x12\nmetasrv.v1\x1a!protos/metasrv/v1/heartbeat.proto\"D\n\x0bRelayedBeat\x12%\n\x04\x62\x65\x61t\x18\x01 \x01(\x0b\x32\x17.metasrv.v1.BeatRequest\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\r\"^\n\x0cRelayRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12&\n\x05\x62\x65\x61ts\x18\x03 \x03(\x0b\x32\x17.metasrv.v1.RelayedBeat\"[\n\rRelayedAnswer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12$\n\x05reply\x18\x03 \x01(\x0b\x32\x15.metasrv.v1.BeatReply\"8\n\nRelayReply\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.metasrv.v1.RelayedAnswer\"\"\n\x0cHeardRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"A\n\tHeardNode\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0e\n\x06\x61ge_ms\x18\x03 \x01(\x04\"1\n\x0bHeardLeader\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x04\"\x80\x01\n\nHeardReply\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.metasrv.v1.HeardNode\x12\x14\n\x0clistening_ms\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12(\n\x07leaders\x18\x04 \x03(\x0b\x32\x17.metasrv.v1.HeardLeader2\x84\x01\n\x08Replicas\x12=\n\x05Relay\x12\x18.metasrv.v1.RelayRequest\x1a\x16.metasrv.v1.RelayReply(\x01\x30\x01\x12\x39\n\x05Heard\x12\x18.metasrv.v1.HeardRequest\x1a\x16.metasrv.v1.HeardReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,8 +44,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARDREQUEST']._serialized_end=433
   _globals['_HEARDNODE']._serialized_start=435
   _globals['_HEARDNODE']._serialized_end=500
-  _globals['_HEARDREPLY']._serialized_start=502
-  _globals['_HEARDREPLY']._serialized_end=574
-  _globals['_REPLICAS']._serialized_start=577
-  _globals['_REPLICAS']._serialized_end=709
+  _globals['_HEARDLEADER']._serialized_start=502
+  _globals['_HEARDLEADER']._serialized_end=551
+  _globals['_HEARDREPLY']._serialized_start=554
+  _globals['_HEARDREPLY']._serialized_end=682
+  _globals['_REPLICAS']._serialized_start=685
+  _globals['_REPLICAS']._serialized_end=817
 # @@protoc_insertion_point(module_scope)

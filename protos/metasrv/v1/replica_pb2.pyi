@@ -159,24 +159,56 @@ class HeardNode(_message.Message):
 Global___HeardNode: _TypeAlias = HeardNode  # noqa: Y015
 
 @_typing.final
+class HeardLeader(_message.Message):
+    """another replica, last heard as the leader"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    age_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        age_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "replica_id", b"replica_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeardLeader: _TypeAlias = HeardLeader  # noqa: Y015
+
+@_typing.final
 class HeardReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODES_FIELD_NUMBER: _builtins.int
     LISTENING_MS_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    LEADERS_FIELD_NUMBER: _builtins.int
     listening_ms: _builtins.int
     """how long this replica has been listening"""
+    term: _builtins.int
+    """as this replica knows it: it answers no leader of an older one any more"""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeardNode]: ...
+    @_builtins.property
+    def leaders(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeardLeader]: ...
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[Global___HeardNode] | None = ...,
         listening_ms: _builtins.int = ...,
+        term: _builtins.int = ...,
+        leaders: _abc.Iterable[Global___HeardLeader] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["listening_ms", b"listening_ms", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaders", b"leaders", "listening_ms", b"listening_ms", "nodes", b"nodes", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

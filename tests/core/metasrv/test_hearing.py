@@ -5,10 +5,12 @@ from metasrv.core.leases import Beat, Heard, LeaseBook
 from metasrv.core.records import Config, NodeStatus
 from tests.core.metasrv.world import World
 
+REPLICAS = ("m1", "m2", "m3")
+
 
 def test_t21_what_a_new_leader_heard_as_a_follower_counts() -> None:
     """T21, T1: the node reaches this replica only. The leader before reports it as long silent, and is not believed."""
-    book = LeaseBook("m2")
+    book = LeaseBook("m2", REPLICAS)
     book.led_by("m1")
     book.heard(Beat("dn-1", 7), 4_000.0)
     book.elected(5_000.0)
@@ -30,7 +32,7 @@ def test_t2_a_suspect_needs_no_second_lease_under_a_leader_that_remembers_nothin
     agent.running = False
     world.propose(c.Suspect(node_id="dn-1", incarnation=agent.incarnation, silent_ms=3_000))
     world.kill_leader()
-    world.books = {name: LeaseBook(name) for name in world.replica_ids}
+    world.books = {name: LeaseBook(name, world.replica_ids) for name in world.replica_ids}
     world.elect("metasrv-2")
     elected_ms = world.now_ms
     lost = c.Failover.__name__
@@ -44,7 +46,7 @@ def test_t2_a_suspect_needs_no_second_lease_under_a_leader_that_remembers_nothin
 
 def test_t21_a_relayed_beat_counts_from_when_the_follower_heard_it() -> None:
     """T21: the leader hears a node through a follower only; the age on the way is counted, and it is alive."""
-    book = LeaseBook("m1")
+    book = LeaseBook("m1", REPLICAS)
     book.elected(1_000.0)
     book.heard(Beat("dn-1", 7), 5_000.0, age_ms=400.0)
     assert book.silence_ms("dn-1", 7, 5_000.0) == 400.0

@@ -44,7 +44,7 @@ def test_refusals() -> None:
 
 def test_silence_of_a_new_leader() -> None:
     """T1, T2: from the last hearing where the leader before reports; else from the election, where that is later."""
-    book = LeaseBook("m2")
+    book = LeaseBook("m2", REPLICAS)
     book.led_by("m1")
     book.heard(Beat("dn-1", 7), 1_000.0)
     book.elected(5_000.0)

@@ -9,7 +9,7 @@ from groundwork.core.table import Column, Role
 from metasrv.core import commands as c
 from metasrv.core.decisions import Decision
 from metasrv.core.events import Event, Outcome
-from metasrv.core.leases import Beat, Grant, LaneHealth, LeaseBook, Refusal
+from metasrv.core.leases import Beat, Grant, LaneHealth, LeaseBook, Past, Refusal
 from metasrv.core.machine import Machine
 from metasrv.core.orders import Order, OrderKind, orders_of
 from metasrv.core.planner import plan_table
@@ -117,7 +117,9 @@ class World:
         self.now_ms, self.revision = 1_000.0, 0
         self.wall = 1_000
         self.replica_ids = [f"metasrv-{i + 1}" for i in range(replicas)]
-        self.books = {r: LeaseBook(r) for r in self.replica_ids}
+        self.books = {r: LeaseBook(r, self.replica_ids) for r in self.replica_ids}
+        self.led_until_ms: dict[str, float] = {}  # replica -> when the others last heard it as the leader
+        self.term = 0
         self.deaf: set[str] = set()  # replicas that are down
         self.relays = True  # followers pass on to the leader what they hear
         self.leader = ""
@@ -153,10 +155,13 @@ class World:
 
     def elect(self, replica_id: str) -> None:
         """Another leader, with nothing but its own memory."""
+        if self.leader:
+            self.led_until_ms[self.leader] = self.now_ms
         for book in self.books.values():
             book.led_by(replica_id)
         self.leader = replica_id
-        self.books[replica_id].elected(self.now_ms)
+        self.term += 1
+        self.books[replica_id].elected(self.now_ms, self.past(replica_id))
         self.supervisor = Supervisor(replica_id, self.replica_ids)
         self.procedures = Procedures()
         self.next_tick_ms = self.now_ms
@@ -164,8 +169,14 @@ class World:
     def kill_leader(self) -> None:
         """The leader dies, its memory with it; nobody leads until elect()."""
         self.deaf.add(self.leader)
-        self.books[self.leader] = LeaseBook(self.leader)
+        self.led_until_ms[self.leader] = self.now_ms
+        self.books[self.leader] = LeaseBook(self.leader, self.replica_ids)
         self.leader = ""
+
+    def past(self, replica_id: str) -> Past:
+        """What a replica knows of the leaders before: it heard each of them until the end."""
+        ended = {r: self.now_ms - at_ms for r, at_ms in self.led_until_ms.items() if r != replica_id}
+        return Past(self.term, ended)
 
     def add(self, node_id: str, locality: str, lanes: int = 1, capacity: int = 1_000, folder: str = "") -> Agent:
         """Start a datanode. One of the same id that runs already goes on beside it, as a zombie."""
@@ -212,7 +223,7 @@ class World:
                 for replica_id in self.replica_ids:
                     if replica_id != self.leader and replica_id not in self.deaf:
                         answer = self.books[replica_id].memory(self.now_ms)
-                        self.books[self.leader].reported(replica_id, answer, self.now_ms)
+                        self.books[self.leader].reported(replica_id, answer, self.now_ms, self.past(replica_id))
                 changed = True
             if decision.transfer_to:
                 self.elect(decision.transfer_to)

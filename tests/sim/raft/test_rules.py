@@ -38,8 +38,9 @@ def test_t11_a_vote_leaves_only_after_it_is_durable(trio: Trio) -> None:
     trio.replicas[B].core.postpone_election(9)
     trio.replicas[C].core.postpone_election(9)
     trio.replicas[A].turn()
-    trio.deliver(A, B)
-    trio.deliver(B, A)
+    for other in (B, C):
+        trio.deliver(A, other)
+        trio.deliver(other, A)
     trio.replicas[A].turn()
     assert "request_vote" in kinds(list(trio.wires[A, B]))
     trio.disks[B].steps_left = 1  # the write succeeds, the sync does not
@@ -160,6 +161,7 @@ def test_e3_an_answer_from_an_older_term_does_not_count(trio: Trio) -> None:
 
 def test_votes_are_counted_by_voter(trio: Trio) -> None:
     """A vote that arrives twice is one vote: two of five would elect a leader otherwise."""
+    trio.elect(B)
     candidate = trio.replicas[A]
     delivered: list[dict[str, object]] = []
     candidate._filters.setOnMessageReceivedCallback(lambda node, message: delivered.append(message))

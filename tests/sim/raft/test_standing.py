@@ -138,8 +138,9 @@ def test_leadership_is_told_only_after_the_own_no_op(trio: Trio) -> None:
     trio.replicas[A].core.start_election()
     trio.replicas[A].turn()
     for _ in range(2):
-        trio.deliver(A, B)
-        trio.deliver(B, A)
+        for other in (B, C):
+            trio.deliver(A, other)
+            trio.deliver(other, A)
         trio.replicas[A].turn()
     assert trio.replicas[A].core.leads
     assert not trio.replicas[A].leadership().is_leader

@@ -239,6 +239,7 @@ class Replica:
         if request.term < self.core.term:
             self._filters.post(peer, pb.Message(term_ahead=pb.TermAhead(term=self.core.term)))
         elif request.term == self.core.term and not self.core.leads and self.journal.standing is Standing.JOINED:
+            self._ballot.heard_leader(peer)  # before the answer: a later leader bounds by it what this one granted
             reply = pb.ConfirmReply(term=request.term, round=request.round)
             self._filters.post(peer, pb.Message(confirm_reply=reply))
 

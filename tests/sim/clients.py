@@ -52,6 +52,7 @@ class Clients:
         self.table: TableInfo | None = None
         self.why = "no table"
         self._stopping = False
+        self.calm = asyncio.Event()
         self._writers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -101,7 +102,16 @@ class Clients:
         while not self._stopping:
             number += 1
             await self._write(self.table, key, number)
-            await asyncio.sleep(self._chance.expovariate(2.0))
+            await self._think()
+
+    async def _think(self) -> None:
+        """Until the next write; while all is calm there are many, so that an outage's end is seen when it comes."""
+        try:
+            async with asyncio.timeout(self._chance.expovariate(2.0)):
+                await self.calm.wait()
+                await asyncio.sleep(0.1)
+        except TimeoutError:
+            pass
 
     async def _write(self, table: TableInfo, key: str, number: int) -> bool:
         """Write `number` until it is acknowledged or given up."""

@@ -20,13 +20,14 @@ ALL = "*"
 
 
 class Nemesis:
-    """Acts between start() and stop(); then everything heals."""
+    """Acts between start() and rest() or stop(); then everything heals."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
         self.chance = random.Random(f"{world.seed}/nemesis")
         self.disks, self.store = DiskFaults(self), StoreFaults(self)
         self._until_s = 0.0
+        self._round = 0  # what was planned before a rest does not happen after it
         self._causes: list[tuple[str, float]] = []  # (node or ALL, until when it explains)
         kinds: list[Callable[[], None]] = [
             self.kill, self.kill, self.power_loss, self.crash_at_an_effect, self.pause, self.stop_gracefully,
@@ -46,15 +47,16 @@ class Nemesis:
             self._rate = 0.3
 
     def start(self, active_s: float) -> None:
-        """Begin."""
+        """Begin, or go on."""
         self._until_s = self.world.loop.time() + active_s
         self._next()
         if self.about_zombies:
             self.later(self.chance.uniform(0.0, 1.0), self.zombie)
 
-    def stop(self) -> None:
-        """Heal everything, and start what is down."""
+    def rest(self) -> None:
+        """Heal everything, and start what is down: from now on nobody has an excuse."""
         self._until_s = 0.0
+        self._round += 1
         world = self.world
         world.trace.note("nemesis", "heals")
         world.fabric.unblock_all()
@@ -83,20 +85,18 @@ class Nemesis:
         self._causes.append((who, self.world.loop.time() + for_s + REMEMBERED_S))
 
     def _next(self) -> None:
-        self.world.later(self.chance.expovariate(self._rate), self._act)
+        self.later(self.chance.expovariate(self._rate), self._act)
 
     def _act(self) -> None:
-        if self._active:
-            self.chance.choice(self._kinds)()
-            self._next()
+        self.chance.choice(self._kinds)()
+        self._next()
 
-    @property
-    def _active(self) -> bool:
-        return self.world.loop.time() < self._until_s
-
-    def later(self, seconds: float, action: Callable[..., None], *args: object) -> None:
-        """While the nemesis is at work: afterwards everything is healed already."""
-        self.world.later(seconds, lambda: action(*args) if self._active else None)
+    def later(self, seconds: float, action: Callable[..., object], *args: object) -> None:
+        """While the nemesis is at work: once it rests, everything is healed already."""
+        begun = self._round
+        self.world.later(
+            seconds, lambda: action(*args) if begun == self._round and self.world.loop.time() < self._until_s else None
+        )
 
     def _datanode(self) -> "Host":
         return self.chance.choice(self.world.datanodes)

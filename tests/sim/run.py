@@ -31,7 +31,8 @@ class Report(msgspec.Struct):
     faults: dict[str, int]
     marks: dict[str, int]
     outages_s: list[float]
-    recovery_s: float = 0.0  # the slowest key after all faults had ended
+    recoveries_s: list[float]  # until a key took a write after all faults had ended, in mid-history or at the end
+    settled_s: float  # until every region served and every replica was up, at the end
 
 
 def fixed_hashes() -> None:
@@ -53,7 +54,7 @@ def one(seed: int, trace: Path | None = None) -> Report:
     return Report(
         seed, world.trace.digest, world.failures, time.process_time() - began_s, world.virtual_s, history.writes,
         history.strong_reads + history.lease_reads, world.checks.failovers, dict(world.trace.faults),
-        dict(world.trace.marks), history.outages_s, max(history.recovery_s.values(), default=0.0),
+        dict(world.trace.marks), history.outages_s, history.recoveries_s, world.settled_s,
     )  # fmt: skip
 
 
@@ -98,18 +99,19 @@ def summary(reports: list[Report], wall_s: float) -> set[str]:
     print(f"marks reached: {', '.join(f'{k} {n}' for k, n in sorted(marks.items())) or 'none'}")
     never = known_marks() - set(marks)
     print(f"marks never reached: {', '.join(sorted(never)) or 'none'}")
-    recoveries = sorted(r.recovery_s for r in reports)
-    if recoveries:
-        last = recoveries[min(len(recoveries) - 1, int(len(recoveries) * 0.99))]
-        print(f"until every key took writes after the last fault: p99 {last:.2f} s, max {recoveries[-1]:.2f} s")
-    if outages:
-        at = [outages[min(len(outages) - 1, int(len(outages) * q))] for q in (0.5, 0.99)]
-        print(
-            f"writes that met an outage: {len(outages)}, p50 {at[0]:.2f} s, p99 {at[1]:.2f} s, max {outages[-1]:.2f} s"
-        )
+    _spread("writes that met an outage", outages)
+    _spread("keys that took a write again after all faults had ended", [s for r in reports for s in r.recoveries_s])
+    _spread("histories that settled after that, every region serving", [r.settled_s for r in reports])
     failed = [r for r in reports if r.failures]
     print(f"{len(failed)} seeds failed{': ' + ', '.join(str(r.seed) for r in failed[:50]) if failed else ''}")
     return never
+
+
+def _spread(what: str, seconds: list[float]) -> None:
+    seconds = sorted(seconds)
+    if seconds:
+        p50, p99 = (seconds[min(len(seconds) - 1, int(len(seconds) * q))] for q in (0.5, 0.99))
+        print(f"{what}: {len(seconds)}, p50 {p50:.2f} s, p99 {p99:.2f} s, max {seconds[-1]:.2f} s")
 
 
 def soak(seconds: float, cores: int) -> list[Report]:

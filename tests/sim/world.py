@@ -18,6 +18,7 @@ from groundwork.sim.processes import ClusterLoop, Crashed, SimProcess, current_p
 from metasrv.adapters.raft import library
 from tests.sim.checks import Checks
 from tests.sim.clients import Clients
+from tests.sim.history import OUTAGE_S_MAX
 from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost
 from tests.sim.nemesis import Nemesis
 from tests.sim.operators import Operators
@@ -25,7 +26,8 @@ from tests.sim.owners import Owners
 from tests.sim.raft.crashing_disk import PowerLost
 from tests.sim.trace import Trace
 
-BEGIN_S, SETTLE_S = 12.0, 45.0
+BEGIN_S = 12.0
+SETTLE_S = OUTAGE_S_MAX + 6.0  # an operator comes to a replica that refuses to start, and it catches up
 
 
 class World:
@@ -57,6 +59,8 @@ class World:
         self.clocks_lie = False  # a lease read's age is bounded by clocks; P1 and P2 are not
         if self.nemesis.about_zombies:
             self.active_s = max(self.active_s, 9.0)
+        self.calm_at = self.chance.uniform(0.3, 0.8) if self.chance.random() < 0.3 else 1.0
+        self.settled_s = 0.0  # from the end of all faults until every region served and every replica was up
         self.lease_s = TIMING.lease_ms / 1000
 
     @property
@@ -122,14 +126,32 @@ class World:
         if not await self._until(self.clients.prepared, BEGIN_S):
             self.fail(f"the cluster did not begin within {BEGIN_S} s: {self.clients.why}")
             return
-        self.nemesis.start(self.active_s)
-        await asyncio.sleep(self.active_s)
-        self.nemesis.stop()
-        self.clients.history.healed_s = self.loop.time()
+        first_s = self.active_s * self.calm_at
+        self.nemesis.start(first_s)
+        await asyncio.sleep(first_s)
+        if self.calm_at < 1.0:
+            await self._calm()
+            self.nemesis.start(self.active_s - first_s)
+            await asyncio.sleep(self.active_s - first_s)
+        self.nemesis.rest()
+        self.clients.history.calm(self.clients.keys)
+        self.clients.calm.set()
         until_s = self.loop.time() + SETTLE_S
         await self.clients.finish(until_s)
         await self._until(self.checks.converged, until_s - self.loop.time())
+        self.settled_s = SETTLE_S - (until_s - self.loop.time())
         self.checks.at_the_end()
+
+    async def _calm(self) -> None:
+        """In mid-history: everything heals, and goes on once every key has taken a write again, within the bound."""
+        history = self.clients.history
+        self.nemesis.rest()
+        history.calm(self.clients.keys)
+        self.clients.calm.set()
+        if not await self._until(lambda: not history.waited_for, OUTAGE_S_MAX + 0.1):
+            for key, since_s in history.waited_for.items():
+                history.too_long(key, self.loop.time() - since_s)
+        self.clients.calm.clear()
 
     async def _until(self, holds: Callable[[], bool], within_s: float) -> bool:
         until_s = self.loop.time() + within_s

@@ -121,7 +121,7 @@ class Cluster:
             f'data_dir = "{self.folder / "metasrv"}"\nlisten = "{self.metasrv_address}"\n'
             f'http_listen = "127.0.0.1:{self._http_port}"\n[peers]\n"metasrv-1" = "{self.metasrv_address}"\n'
             f'[object_store]\ndirectory = "{self.folder / "objects"}"\n'
-            f"[timing]\nlease_ms = {self._lease_ms}\nbeat_ms = {self._lease_ms // 6}\ntick_ms = 20\n"
+            f"[timing]\nlease_ms = {self._lease_ms}\nbeat_ms = {min(250, self._lease_ms // 6)}\ntick_ms = 20\n"
         )
         self.metasrv = self._start("metasrv-1", "metasrv", ["--config", str(path)], f"127.0.0.1:{self._http_port}")
         return self.metasrv
@@ -224,8 +224,8 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(folder: Path, lease_ms: int = 1_500) -> AsyncIterator[Cluster]:
-    """A started replica, no datanode yet."""
+async def cluster(folder: Path, lease_ms: int = 60_000) -> AsyncIterator[Cluster]:
+    """A started replica, no datanode yet. No lease runs out during a test that is not about that."""
     one = Cluster(folder, lease_ms)
     try:
         await one.metasrv.ready()

@@ -66,7 +66,7 @@ def test_witnessed_death(tmp_path: Path) -> None:
     """P3: kill -9, then `release` as the service manager does: a survivor takes over long before the lease ends."""
 
     async def story() -> None:
-        async with cluster(tmp_path, lease_ms=60_000) as one:
+        async with cluster(tmp_path) as one:
             config, node = await _one_datanode(one)
             table = await one.create_table("cpu")
             await one.write_until_done(table, ROWS)
@@ -86,7 +86,7 @@ def test_p7_metasrv_away_and_back(tmp_path: Path) -> None:
     """P7: metasrv dies; the datanode stops serving and does not exit; metasrv returns, and it serves as before."""
 
     async def story() -> None:
-        async with cluster(tmp_path) as one:
+        async with cluster(tmp_path, lease_ms=3_000) as one:
             _, node = await _one_datanode(one)
             table = await one.create_table("cpu")
             before = await one.write_until_done(table, ROWS)
@@ -107,7 +107,7 @@ def test_zombie(tmp_path: Path) -> None:
     """P2, T8: SIGSTOP for longer than a lease, then SIGCONT: it acknowledges nothing, and becomes useful again."""
 
     async def story() -> None:
-        async with cluster(tmp_path) as one:
+        async with cluster(tmp_path, lease_ms=3_000) as one:
             _, node = await _one_datanode(one)
             table = await one.create_table("cpu")
             before = await one.write_until_done(table, ROWS)

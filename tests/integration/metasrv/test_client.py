@@ -47,11 +47,11 @@ def test_the_watch_goes_to_another_replica(tmp_path: Path) -> None:
             await routes.create_table("cpu", CPU)
             await stacks[leader.config.node_id].aclose()
             assert routes.table("cpu") is not None
-            table = await routes.create_table("mem", CPU, deadline_ms=15_000)
+            table = await routes.create_table("mem", CPU, deadline_ms=20_000)
             assert routes.route(table.region_ids[0]) is not None
             async with client([s.config.listen for s in others]) as second:
                 await second.ready()
-                await second.drop_table("cpu", deadline_ms=15_000)
+                await second.drop_table("cpu", deadline_ms=20_000)
 
             async def dropped() -> bool:
                 return routes.table("cpu") is None

@@ -35,7 +35,7 @@ OTHER = "f" * 32
 
 
 def _http(config: MetasrvConfig) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://{config.http_listen}", timeout=5, trust_env=False)
+    return httpx.AsyncClient(base_url=f"http://{config.http_listen}", timeout=20, trust_env=False)
 
 
 def test_routes_over_http(tmp_path: Path) -> None:
@@ -230,10 +230,11 @@ def test_a_pause_outlives_silence(tmp_path: Path) -> None:
     """Maintenance: a paused node that falls silent is not failed over, and metasrv says so (P6)."""
 
     async def story() -> None:
-        async with solo(tmp_path, lease_ms=300) as (service, routes), datanode(service.config.listen, "dn-1") as one:
+        async with solo(tmp_path, lease_ms=1_000) as (service, routes), datanode(service.config.listen, "dn-1") as one:
             admin = AdminClient(routes.calls, who="ann")
-            await routes.create_table("cpu", CPU)
-            await admin.pause("node/dn-1", 60_000, "new disk")
+            async with beating(one):
+                await routes.create_table("cpu", CPU)
+                await admin.pause("node/dn-1", 60_000, "new disk")
             async with datanode(service.config.listen, "dn-2") as two, beating(two):
 
                 async def explained() -> Any:

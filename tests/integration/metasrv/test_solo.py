@@ -11,7 +11,7 @@ from groundwork.core.errors import BadInput, Refused
 from groundwork.core.route_cache import Phase
 from groundwork.core.table import Column, Role
 from protos.metasrv.v1 import heartbeat_pb2, nodes_pb2
-from tests.integration.metasrv.world import CPU, Datanode, datanode, eventually, solo
+from tests.integration.metasrv.world import CPU, LEASE_MS, Datanode, datanode, eventually, solo
 
 
 def test_register_beat_orders_report(tmp_path: Path) -> None:
@@ -137,13 +137,13 @@ def test_a_witnessed_death_moves_regions_at_once(tmp_path: Path) -> None:
     """Released by a witness, a datanode's regions have another owner without waiting for any lease."""
 
     async def story() -> None:
-        async with solo(tmp_path, lease_ms=60_000) as (service, routes), datanode(service.config.listen, "dn-1") as one:
+        async with solo(tmp_path) as (service, routes), datanode(service.config.listen, "dn-1") as one:
             table = await routes.create_table("cpu", CPU)
             async with datanode(service.config.listen, "dn-2"):
                 before = routes.route(table.region_ids[0])
                 assert before is not None
                 await one.nodes.Release(nodes_pb2.ReleaseRequest(sender=one.sender, witness="systemd"))
-                after = await routes.wait_newer(table.region_ids[0], before.epoch, deadline_ms=10_000)
+                after = await routes.wait_newer(table.region_ids[0], before.epoch, deadline_ms=20_000)
                 assert after.node_id == "dn-2"
                 assert (await one.beat()).refusal == heartbeat_pb2.SUPERSEDED
 
@@ -154,12 +154,12 @@ def test_a_restart_supersedes_and_recovers(tmp_path: Path) -> None:
     """T8: a registration of the same folder proves the old process gone: its regions open under a new epoch at once."""
 
     async def story() -> None:
-        async with solo(tmp_path, lease_ms=60_000) as (service, routes), datanode(service.config.listen, "dn-1"):
+        async with solo(tmp_path) as (service, routes), datanode(service.config.listen, "dn-1"):
             table = await routes.create_table("cpu", CPU)
             before = routes.route(table.region_ids[0])
             assert before is not None
             async with datanode(service.config.listen, "dn-1") as again:
-                after = await routes.wait_newer(table.region_ids[0], before.epoch, deadline_ms=10_000)
+                after = await routes.wait_newer(table.region_ids[0], before.epoch, deadline_ms=20_000)
                 assert after.incarnation == again.sender.incarnation
                 orders = again.orders()
                 order = next(iter((await orders.read()).orders))
@@ -174,10 +174,11 @@ def test_who_registers_late_is_not_suspect(tmp_path: Path) -> None:
     """A datanode that registers long after the leader's election is not held silent since then."""
 
     async def story() -> None:
-        async with solo(tmp_path, lease_ms=400) as (service, routes):
-            await asyncio.sleep(0.5)  # the leader is older than a lease
+        async with solo(tmp_path) as (service, routes):
+            service.book.elected(service.clock.now_ms() - 2 * LEASE_MS)
             node = Datanode(service.config.listen, "dn-1")
             await node.register()
+            await asyncio.sleep(0.2)  # some ticks
             kinds = [e.kind async for e in AdminClient(routes.calls).events()]
             assert kinds == ["bootstrap", "register"]
             assert (await node.beat()).HasField("grant")
@@ -202,7 +203,7 @@ def test_a_loss_is_accepted_by_name(tmp_path: Path) -> None:
             epoch = (await orders.read()).orders[0].epoch
             damaged = nodes_pb2.RegionReport(region_id=region_id, epoch=epoch)
             damaged.failed.kind, damaged.failed.message, damaged.failed.read_only = "damaged", "1 place, at 7", True
-            await node.nodes.Report(nodes_pb2.ReportRequest(sender=node.sender, regions=[damaged]), timeout=5)
+            await node.nodes.Report(nodes_pb2.ReportRequest(sender=node.sender, regions=[damaged]), timeout=20)
             plan = await admin.accept_loss(region_id, dry_run=True)
             assert not plan.committed and "1 place, at 7" in plan.summary
             assert (await admin.accept_loss(region_id, request_id="once")).committed

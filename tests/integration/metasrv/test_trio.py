@@ -66,14 +66,14 @@ def test_a_table_made_through_another_replica_is_known_to_all(tmp_path: Path) ->
                 for n in range(20):
                     table = await routes.create_table(f"cpu-{n}", CPU)
                     request = routes_pb2.RoutesRequest(sender=routes.calls.sender, table=table.name)
-                    replies = await asyncio.gather(*(stub.Get(request, timeout=5) for stub in others))
+                    replies = await asyncio.gather(*(stub.Get(request, timeout=20) for stub in others))
                     assert {r.table.table_id for r in replies} == {table.table_id}
                     found = await client.get(
                         f"http://{followers[0].http_listen}/v1/routes", params={"table": table.name}
                     )
                     assert found.status_code == 200, found.text
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await others[0].Get(routes_pb2.RoutesRequest(sender=routes.calls.sender, table="no"), timeout=5)
+                    await others[0].Get(routes_pb2.RoutesRequest(sender=routes.calls.sender, table="no"), timeout=20)
                 assert refused.value.code() is grpc.StatusCode.NOT_FOUND
             for channel in channels:
                 await channel.close()
@@ -88,17 +88,21 @@ def test_silence_is_failed_over(tmp_path: Path) -> None:
         async with trio(tmp_path, lease_ms=600) as (services, routes):
             leader = await leader_of(services)
             async with datanode(leader.config.listen, "dn-1") as victim:
-                table = await routes.create_table("cpu", CPU, partitions=4)
+                async with beating(victim):
+                    table = await routes.create_table("cpu", CPU, partitions=4)
                 before = [routes.route(r) for r in table.region_ids]
                 assert {r.node_id for r in before if r} == {"dn-1"}
                 async with datanode(leader.config.listen, "dn-2", site="site-2") as survivor, beating(survivor):
-                    await victim.beat()
                     for route in before:
                         assert route is not None
-                        newer = await routes.wait_newer(route.region_id, route.epoch, deadline_ms=15_000)
+                        newer = await routes.wait_newer(route.region_id, route.epoch, deadline_ms=20_000)
                         assert newer.node_id == "dn-2"
                         assert newer.epoch > route.epoch
-                    assert (await victim.beat()).refusal == heartbeat_pb2.SUPERSEDED
+
+                    async def superseded() -> bool:
+                        return (await victim.beat()).refusal == heartbeat_pb2.SUPERSEDED
+
+                    await eventually(superseded)
 
     asyncio.run(story())
 
@@ -145,7 +149,7 @@ def test_a_relay_that_ends_by_a_defect_ends_its_replica(tmp_path: Path) -> None:
             relay._unsent.add(("planted", 1))
             relay._poke.set()
             with pytest.raises(KeyError):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(20):
                     await failing
 
     asyncio.run(story())

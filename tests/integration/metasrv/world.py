@@ -36,8 +36,12 @@ CPU = [
 T = TypeVar("T")
 
 
-def configs(tmp_path: Path, n: int, lease_ms: int = 3_000) -> list[MetasrvConfig]:
-    """The configuration of n replicas."""
+LEASE_MS = 60_000  # no lease runs out during a test that is not about that, however slow the machine is
+
+
+def configs(tmp_path: Path, n: int, lease_ms: int = LEASE_MS) -> list[MetasrvConfig]:
+    """The configuration of n replicas. Three elect slowly: a test names the leader, and a pause must not move it."""
+    election = {"election_ms_min": 1_500, "election_ms_max": 2_500} if n > 1 else {}
     grpc_ports, http_ports = free_ports(n), free_ports(n)
     peers = {f"metasrv-{i + 1}": f"127.0.0.1:{grpc_ports[i]}" for i in range(n)}
     return [
@@ -50,7 +54,7 @@ def configs(tmp_path: Path, n: int, lease_ms: int = 3_000) -> list[MetasrvConfig
             http_listen=f"127.0.0.1:{http_ports[i]}",
             peers=peers,
             object_store=ObjectStoreConfig(directory=str(tmp_path / "objects")),
-            timing=Timing(lease_ms=lease_ms, beat_ms=min(500, lease_ms // 6), tick_ms=20),
+            timing=Timing(lease_ms=lease_ms, beat_ms=min(500, lease_ms // 6), tick_ms=20, **election),
         )
         for i, (node_id, address) in enumerate(peers.items())
     ]
@@ -76,7 +80,7 @@ async def replica(config: MetasrvConfig, consensus: ConsensusFactory | None = No
 
 
 @contextlib.asynccontextmanager
-async def solo(tmp_path: Path, lease_ms: int = 3_000) -> AsyncIterator[tuple[Service, RouteClient]]:
+async def solo(tmp_path: Path, lease_ms: int = LEASE_MS) -> AsyncIterator[tuple[Service, RouteClient]]:
     """A bootstrapped single replica and a client of it."""
     config = configs(tmp_path, 1, lease_ms)[0]
     async with replica(config) as service, client([config.listen]) as routes:
@@ -96,7 +100,7 @@ def embedded(config: MetasrvConfig) -> ConsensusFactory:
 
 
 @contextlib.asynccontextmanager
-async def trio(tmp_path: Path, lease_ms: int = 3_000) -> AsyncIterator[tuple[list[Service], RouteClient]]:
+async def trio(tmp_path: Path, lease_ms: int = LEASE_MS) -> AsyncIterator[tuple[list[Service], RouteClient]]:
     """Three replicas with a leader, and a client of all of them."""
     async with contextlib.AsyncExitStack() as stack:
         settings = configs(tmp_path, 3, lease_ms)
@@ -151,7 +155,7 @@ class Datanode:
                 folder_id=self._folder_id,
                 takeover=takeover,
             ),
-            timeout=5,
+            timeout=20,
         )
         self.sender.incarnation = reply.incarnation
         return reply
@@ -169,9 +173,15 @@ class Datanode:
                 lanes=[heartbeat_pb2.LaneHealth(index=i, open=True) for i in range(2)],
             )
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             reply: heartbeat_pb2.BeatReply = await self._beats.read()
         return reply
+
+    def hang_up(self) -> None:
+        """End the stream of beats; the next beat opens another."""
+        if self._beats is not None:
+            self._beats.cancel()
+            self._beats = None
 
     def orders(self) -> Any:
         """A stream of orders."""
@@ -183,12 +193,11 @@ class Datanode:
             nodes_pb2.RegionReport(region_id=r, epoch=epoch, serving=nodes_pb2.RegionReport.Serving(claim_ms=3))
             for r in region_ids
         ]
-        return await self.nodes.Report(nodes_pb2.ReportRequest(sender=self.sender, regions=reports), timeout=5)
+        return await self.nodes.Report(nodes_pb2.ReportRequest(sender=self.sender, regions=reports), timeout=20)
 
     async def close(self) -> None:
         """Hang up."""
-        if self._beats is not None:
-            self._beats.cancel()
+        self.hang_up()
         await self.channel.close()
 
 
@@ -204,7 +213,7 @@ async def datanode(address: str, node_id: str, **more: Any) -> AsyncIterator[Dat
         await node.close()
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], seconds: float = 10) -> T:
+async def eventually(look: Callable[[], Awaitable[T | None]], seconds: float = 20) -> T:
     """What `look` returns once it is neither None nor False."""
     until = SystemClock().now_ms() + seconds * 1000
     while SystemClock().now_ms() < until:
@@ -231,3 +240,5 @@ async def beating(*nodes: Datanode, every_ms: float = 30) -> AsyncIterator[None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for node in nodes:
+            node.hang_up()  # a beat that was cut short ended its stream

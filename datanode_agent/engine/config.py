@@ -27,4 +27,5 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_ms: float = 50  # first wait after the store was unavailable; doubles up to retry_ms_max
     retry_ms_max: float = 2_000
     waiting_requests_max: int = 10_000
+    handed_wait_ms: float = 300  # a lone write to a region that is being handed over waits so long to be sent on
     tell_again_ms: float = 10_000  # a region that failed says so again this often

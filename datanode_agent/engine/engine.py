@@ -14,6 +14,7 @@ from datanode_agent.core.memory import MemoryBudget
 from datanode_agent.core.region_state import State
 from datanode_agent.engine.config import EngineConfig
 from datanode_agent.engine.context import Context, LeaseView, Report
+from datanode_agent.engine.departed import Departed
 from datanode_agent.engine.flushing import NotOwned
 from datanode_agent.engine.lanes import OwnLane
 from datanode_agent.engine.manifests import Fenced
@@ -66,7 +67,7 @@ class Engine:
             MemoryBudget(config.memory_budget_bytes),
         )  # fmt: skip
         self._regions: dict[int, Region] = {}
-        self._known: dict[int, int] = {}
+        self._departed = Departed()
         self._revision = 0
         self._rate = (clock.now_ms(), 0, 0)  # (when, rows acknowledged then, rows per second)
         self._running = False
@@ -75,8 +76,8 @@ class Engine:
     def _assemble(self) -> None:
         """The parts of one incarnation."""
         context = self._context
-        self._orders = Orders(context, self._regions, self._known)
-        self._writer = Writer(context, self._regions, self._known, self._orders.flusher, self._orders.arrived)
+        self._orders = Orders(context, self._regions, self._departed)
+        self._writer = Writer(context, self._regions, self._departed, self._orders.flusher, self._orders.arrived)
         self._scanner = Scanner(context, self._writer)
         self._upkeep = Upkeep(context, self._regions, self._orders.flusher, self._crashed)
 
@@ -116,7 +117,7 @@ class Engine:
         await self._end()
         self._context.lanes.clear()
         self._revision = 0
-        self._known.clear()
+        self._departed.clear()
         self._assemble()
         # What is still in flight belongs to lanes that are over: nobody waits for it.
         for lane in lanes:

@@ -12,6 +12,7 @@ import structlog
 
 from datanode_agent.core.region_state import Event, State, decide
 from datanode_agent.engine.context import Context
+from datanode_agent.engine.departed import Departed
 from datanode_agent.engine.dropped import Dropped
 from datanode_agent.engine.flushing import Flusher
 from datanode_agent.engine.handover import Handover
@@ -28,20 +29,19 @@ from groundwork.core.manifest import StayKey
 from protos.metasrv.v1 import nodes_pb2
 
 log = structlog.get_logger()
-KNOWN_MAX = 100_000
 DAMAGE_SAID_MAX = 20
 
 
 class Orders:
     """All regions of one incarnation, and what is to be done with them."""
 
-    def __init__(self, context: Context, regions: dict[int, Region], known: dict[int, int]) -> None:
+    def __init__(self, context: Context, regions: dict[int, Region], departed: Departed) -> None:
         self.manifests = Manifests(context)
         self.flusher = Flusher(context, self.manifests, self.fail, self.damaged)
         self.dropped = Dropped(context, self.manifests)
         self._context = context
         self._regions = regions
-        self._known = known
+        self._departed = departed
         self.arrived = Changed()  # an order came, perhaps for a region that requests wait for
         self._replays = Replays(context)
         self._tails = Tails(context)
@@ -142,7 +142,7 @@ class Orders:
         held = region.state
         region.step(Event.CLOSE)
         self._forget(region)
-        self._remember(region.region_id, told.epoch)
+        self._departed.remember(region.region_id, told.epoch, order)
         self._regions.pop(region.region_id, None)
         region.changed.notify()
         log.info("region_closed", region_id=region.region_id, epoch=region.epoch, was=held)
@@ -267,7 +267,7 @@ class Orders:
         await self.dropped.note(region.region_id)
         region.step(Event.DROPPED)
         self._regions.pop(region.region_id, None)
-        self._remember(region.region_id, order.epoch)
+        self._departed.remember(region.region_id, order.epoch)
         report = region.make_report()
         report.closed.SetInParent()
         self._context.report(report)
@@ -325,11 +325,6 @@ class Orders:
         self._tails.leave(region.region_id)
         self._warm.pop(region.region_id, None)
         region.release()
-
-    def _remember(self, region_id: int, epoch: int) -> None:
-        if len(self._known) >= KNOWN_MAX:
-            self._known.pop(next(iter(self._known)))
-        self._known[region_id] = max(epoch, self._known.get(region_id, 0))
 
     @staticmethod
     def _failed_report(region: Region, kind: str, message: str, stay: StayKey | None = None) -> nodes_pb2.RegionReport:

@@ -178,9 +178,11 @@ class Scanner:
     # ---------------------------------------------------------------- who may be read
 
     async def _ready(self, request: pb.ScanRequest, until_ms: float) -> Region | pb.RegionOutcome:
-        found = await self._writer.ready(request.region_id, request.epoch, until_ms)
-        if isinstance(found, Region):
-            return found
+        region = self._writer.region(request.region_id)
+        if region is not None and region.epoch == request.epoch and region.state in READABLE and self._leased():
+            return region
+        handed_ms = min(until_ms, self._context.clock.now_ms() + self._context.config.handed_wait_ms)
+        found = await self._writer.ready(request.region_id, request.epoch, until_ms, handed_ms)
         region = self._writer.region(request.region_id)
         if region is not None and region.epoch == request.epoch and region.state in READABLE and self._leased():
             return region

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from datanode_agent.core.region_state import State
 from datanode_agent.engine.context import Context
+from datanode_agent.engine.departed import Departed
 from datanode_agent.engine.flushing import Flusher, NotOwned
 from datanode_agent.engine.manifests import Fenced
 from datanode_agent.engine.memtable import ENTRY_OVERHEAD_BYTES
@@ -47,12 +48,12 @@ class Writer:
     """The write path of one engine."""
 
     def __init__(
-        self, context: Context, regions: Mapping[int, Region], known: Mapping[int, int], flusher: Flusher,
+        self, context: Context, regions: Mapping[int, Region], departed: Departed, flusher: Flusher,
         arrived: Changed,
     ) -> None:  # fmt: skip
         self._context = context
         self._regions = regions
-        self._known = known  # the last epoch known of regions that are not here any more
+        self._departed = departed
         self._flusher = flusher
         self._arrived = arrived  # an order came
         self.waiting = 0
@@ -62,9 +63,10 @@ class Writer:
         """One outcome per write."""
         until_ms = self._context.clock.now_ms() + deadline_ms
         if len(writes) == 1:
-            outcomes = [await self._write(writes[0], until_ms)]
-        else:
-            outcomes = list(await asyncio.gather(*(self._write(w, until_ms) for w in writes)))
+            handed_ms = self._context.clock.now_ms() + self._context.config.handed_wait_ms
+            outcomes = [await self._write(writes[0], until_ms, min(until_ms, handed_ms))]
+        else:  # the others' answers must not wait until one of them is handed over
+            outcomes = list(await asyncio.gather(*(self._write(w, until_ms, 0) for w in writes)))
         for outcome in outcomes:
             self._context.metrics.writes.labels(pb.Outcome.Name(outcome.outcome)).inc()
         return outcomes
@@ -75,10 +77,13 @@ class Writer:
         """What is here of a region."""
         return self._regions.get(region_id)
 
-    async def ready(self, region_id: int, epoch: int, until_ms: float) -> Region | pb.RegionOutcome:
+    async def ready(
+        self, region_id: int, epoch: int, until_ms: float, handed_ms: float
+    ) -> Region | pb.RegionOutcome:  # fmt: skip
         """The region when it serves under this epoch and the lease runs; else a refusal. Waits within the deadline.
 
-        A request with an epoch that this node does not know yet waits for it: routes may be faster than orders.
+        A request with an epoch that this node does not know yet waits for it: routes may be faster than orders. One to
+        a region that is being handed over waits until `handed_ms` to be told who has it: that is sooner than the route.
         """
         while True:
             region = self._regions.get(region_id)
@@ -86,7 +91,7 @@ class Writer:
             if refusal is None and region is not None:
                 return region
             assert refusal is not None
-            left_ms = until_ms - self._context.clock.now_ms()
+            left_ms = (handed_ms if refusal.outcome == pb.STOPPED else until_ms) - self._context.clock.now_ms()
             if waits_for is None or left_ms <= 0:
                 return refusal
             if self.waiting >= self._context.config.waiting_requests_max:
@@ -104,9 +109,10 @@ class Writer:
     ) -> tuple[pb.RegionOutcome | None, Changed | None]:  # fmt: skip
         """(None, None) when it may go on; else the refusal, and what to wait for where waiting can help."""
         if region is None or region.state is State.CLOSED:
-            known = self._known.get(region_id, 0)
+            known = self._departed.epoch(region_id)
             answer = pb.RegionOutcome(region_id=region_id, outcome=pb.NOT_OWNER, epoch=known)
             answer.message = "this node does not own the region: ask for the route again"
+            self._departed.send_on(answer, epoch)
             return answer, self._arrived if epoch > known else None
         if region.state is State.SERVING and epoch == region.epoch and self._context.lease.valid():
             return None, None
@@ -131,12 +137,12 @@ class Writer:
         handed = region.state in (State.STOPPING, State.STOPPED)
         answer.outcome = pb.STOPPED if handed else pb.NOT_OWNER
         answer.message = f"the region is {region.state} here: ask for the route again"
-        return answer, None
+        return answer, region.changed if handed else None
 
     # ---------------------------------------------------------------- one write
 
-    async def _write(self, write: pb.RegionWrite, until_ms: float) -> pb.RegionOutcome:
-        region = await self.ready(write.region_id, write.epoch, until_ms)
+    async def _write(self, write: pb.RegionWrite, until_ms: float, handed_ms: float) -> pb.RegionOutcome:
+        region = await self.ready(write.region_id, write.epoch, until_ms, handed_ms)
         if not isinstance(region, Region):
             return region
         outcome = pb.RegionOutcome(region_id=write.region_id, epoch=write.epoch)

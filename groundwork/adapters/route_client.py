@@ -29,7 +29,7 @@ from groundwork.core.ports import Clock
 from groundwork.core.route_cache import Route, RouteCache
 from groundwork.core.table import Column, TableInfo
 from groundwork.core.wire import column_to_wire, table_from_wire
-from protos.metasrv.v1 import catalog_pb2, catalog_pb2_grpc, routes_pb2, routes_pb2_grpc
+from protos.metasrv.v1 import catalog_pb2, catalog_pb2_grpc, routes_pb2, routes_pb2_grpc, types_pb2
 
 log = structlog.get_logger()
 STALL_MS = 3_000  # a replica sends an empty event at least every second: a stream silent for so long is dead
@@ -102,6 +102,11 @@ class RouteClient:
     def route(self, region_id: int) -> Route | None:
         """The newest route known; None for a region never heard of."""
         return self.cache.route(region_id)
+
+    def told(self, route: types_pb2.Route) -> None:
+        """The node that had a region said where it is now: that counts if its epoch is higher than what is known."""
+        if self.cache.route(route.region_id) is not None:
+            self._tell(self.cache.merge(0, [], [route]))
 
     async def changed(self, within_ms: float) -> None:
         """Until the next change of any route, at most so long."""

@@ -57,6 +57,7 @@ def order_to_wire(order: Order) -> nodes_pb2.Order:
         from_lane=None if order.from_lane is None else lane_to_wire(order.from_lane),
         revision=order.revision,
         accept_loss=order.accept_loss,
+        moved_to=None if order.moved_to is None else route_to_wire(order.moved_to),
     )
 
 

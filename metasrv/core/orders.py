@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from groundwork.core.ids import Lane, table_of
 from metasrv.core.records import Migration, NodeStatus, Phase, Region, StayEnd
+from metasrv.core.routes import Route, route_of
 from metasrv.core.state import State
 
 
@@ -38,6 +39,7 @@ class Order(Struct, frozen=True):
     from_lane: Lane | None = None
     revision: int = 0  # of the state that it was read from
     accept_loss: bool = False  # serve without damaged entries: an operator accepted that they are lost
+    moved_to: Route | None = None  # of a CLOSE: who has the region now
 
 
 class TrimOrder(Struct, frozen=True):
@@ -75,9 +77,11 @@ def order_for(state: State, node_id: str, region_id: int) -> Order:
                 region_id, table_of(region_id), OrderKind.PREPARE, region.epoch, migration.attempt,
                 migration.target.index, from_lane=region.lane, revision=state.revision,
             )  # fmt: skip
+    route = route_of(state, region_id)
     return Order(
-        region_id, table_of(region_id), OrderKind.CLOSE, region.epoch if region else 0, revision=state.revision
-    )
+        region_id, table_of(region_id), OrderKind.CLOSE, region.epoch if region else 0, revision=state.revision,
+        moved_to=route if route is not None and route.phase is not Phase.LOST else None,
+    )  # fmt: skip
 
 
 def _owner_order(state: State, region_id: int, region: Region, migration: Migration | None) -> Order:

@@ -144,6 +144,8 @@ class Scanner:
             self._metrics.retries.labels(refusal.code).inc()
             if refusal.then is Then.GIVE_UP:
                 break
+            if refusal.moved_to is not None:
+                self._routes.told(refusal.moved_to)
             rest_ms = min(until_ms - self._clock.now_ms(), pause_ms(attempt, refusal.pause_ms))
             if refusal.then is Then.NEWER_ROUTE:
                 await self._waits.newer(region_id, route.epoch, rest_ms)

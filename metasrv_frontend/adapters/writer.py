@@ -81,6 +81,10 @@ class Writer:
             attempt += 1
 
     async def _before_next(self, route: Route, refusal: Refusal, attempt: int, until_ms: float) -> None:
+        if refusal.moved_to is not None:
+            self._routes.told(refusal.moved_to)
+        if refusal.code == "STOPPED" and attempt == 0:
+            return  # from now on it travels alone: then the node keeps it until it knows who has the region
         left_ms = until_ms - self._clock.now_ms()
         rest_ms = min(left_ms, pause_ms(attempt, refusal.pause_ms))
         if rest_ms <= 0:

@@ -4,6 +4,7 @@ import enum
 from typing import NamedTuple
 
 from protos.datanode.v1 import datanode_pb2 as wire
+from protos.metasrv.v1 import types_pb2
 
 
 class Then(enum.Enum):
@@ -41,6 +42,7 @@ class Refusal(NamedTuple):
     then: Then
     message: str
     pause_ms: float = 0.0  # at least, as the node asked
+    moved_to: types_pb2.Route | None = None  # where the node says that the region is now
 
 
 def refusal_of(outcome: wire.RegionOutcome) -> Refusal | None:
@@ -50,7 +52,8 @@ def refusal_of(outcome: wire.RegionOutcome) -> Refusal | None:
         return None
     known = outcome.outcome in wire.Outcome.values()
     name = wire.Outcome.Name(outcome.outcome) if known else f"OUTCOME_{outcome.outcome}"
-    return Refusal(name, then, outcome.message or name.lower(), float(outcome.retry_after_ms))
+    moved_to = outcome.moved_to if outcome.HasField("moved_to") else None
+    return Refusal(name, then, outcome.message or name.lower(), float(outcome.retry_after_ms), moved_to)
 
 
 def pause_ms(attempt: int, asked_ms: float) -> float:

@@ -22,41 +22,42 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from protos.metasrv.v1 import types_pb2 as protos_dot_metasrv_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/datanode/v1/datanode.proto\x12\x0b\x64\x61tanode.v1\"B\n\x06Target\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"d\n\x0bRegionWrite\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x16\n\x0eschema_version\x18\x03 \x01(\r\x12\x0c\n\x04rows\x18\x04 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x05 \x01(\x0c\"]\n\x0cWriteRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.datanode.v1.Target\x12(\n\x06writes\x18\x02 \x03(\x0b\x32\x18.datanode.v1.RegionWrite\"\x98\x01\n\rRegionOutcome\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12%\n\x07outcome\x18\x02 \x01(\x0e\x32\x14.datanode.v1.Outcome\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\r\x12\x15\n\rowner_node_id\x18\x06 \x01(\t\":\n\nWriteReply\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.datanode.v1.RegionOutcome\"\xbc\x01\n\x0bScanRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.datanode.v1.Target\x12\x11\n\tregion_id\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x16\n\x0eschema_version\x18\x04 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x05 \x03(\t\x12\x0f\n\x07\x66rom_ns\x18\x06 \x01(\x12\x12\r\n\x05to_ns\x18\x07 \x01(\x12\x12\r\n\x05limit\x18\x08 \x01(\x04\x12\x0e\n\x06strong\x18\t \x01(\x08\"E\n\tScanReply\x12\x0b\n\x03ipc\x18\x01 \x01(\x0c\x12+\n\x07refused\x18\x02 \x01(\x0b\x32\x1a.datanode.v1.RegionOutcome\"G\n\x0c\x46lushRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.datanode.v1.Target\x12\x12\n\nregion_ids\x18\x02 \x03(\x04\":\n\nFlushReply\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.datanode.v1.RegionOutcome\"5\n\x0eRegionsRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.datanode.v1.Target\"\xa3\x01\n\nRegionInfo\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04lane\x18\x04 \x01(\t\x12\x16\n\x0ememtable_bytes\x18\x05 \x01(\x04\x12\x11\n\tsst_files\x18\x06 \x01(\x04\x12\x11\n\tsst_bytes\x18\x07 \x01(\x04\x12\x18\n\x10manifest_version\x18\x08 \x01(\x04\"u\n\x0cRegionsReply\x12(\n\x07regions\x18\x01 \x03(\x0b\x32\x17.datanode.v1.RegionInfo\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x15\n\rlease_left_ms\x18\x04 \x01(\x03*\xdd\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x08\n\x04\x44ONE\x10\x01\x12\x0f\n\x0bSTALE_EPOCH\x10\x02\x12\r\n\tNOT_OWNER\x10\x03\x12\x0b\n\x07OPENING\x10\x04\x12\x0b\n\x07STOPPED\x10\x05\x12\x0c\n\x08NO_LEASE\x10\x06\x12\x0e\n\nOVERLOADED\x10\x07\x12\x12\n\x0eUNKNOWN_SCHEMA\x10\x08\x12\x13\n\x0fUNKNOWN_OUTCOME\x10\t\x12\r\n\tREAD_ONLY\x10\n\x12\x0f\n\x0b\x42\x41\x44_REQUEST\x10\x0b\x12\x0e\n\nWRONG_NODE\x10\x0c\x32\x83\x02\n\x08\x44\x61tanode\x12;\n\x05Write\x12\x19.datanode.v1.WriteRequest\x1a\x17.datanode.v1.WriteReply\x12:\n\x04Scan\x12\x18.datanode.v1.ScanRequest\x1a\x16.datanode.v1.ScanReply0\x01\x12;\n\x05\x46lush\x12\x19.datanode.v1.FlushRequest\x1a\x17.datanode.v1.FlushReply\x12\x41\n\x07Regions\x12\x1b.datanode.v1.RegionsRequest\x1a\x19.datanode.v1.RegionsReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/datanode/v1/datanode.proto\x12\x0b\x64\x61tanode.v1\x1a\x1dprotos/metasrv/v1/types.proto\"B\n\x06Target\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"d\n\x0bRegionWrite\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x16\n\x0eschema_version\x18\x03 \x01(\r\x12\x0c\n\x04rows\x18\x04 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x05 \x01(\x0c\"]\n\x0cWriteRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.datanode.v1.Target\x12(\n\x06writes\x18\x02 \x03(\x0b\x32\x18.datanode.v1.RegionWrite\"\xbd\x01\n\rRegionOutcome\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12%\n\x07outcome\x18\x02 \x01(\x0e\x32\x14.datanode.v1.Outcome\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\r\x12\x15\n\rowner_node_id\x18\x06 \x01(\t\x12#\n\x08moved_to\x18\x07 \x01(\x0b\x32\x11.metasrv.v1.Route\":\n\nWriteReply\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.datanode.v1.RegionOutcome\"\xbc\x01\n\x0bScanRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.datanode.v1.Target\x12\x11\n\tregion_id\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x16\n\x0eschema_version\x18\x04 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x05 \x03(\t\x12\x0f\n\x07\x66rom_ns\x18\x06 \x01(\x12\x12\r\n\x05to_ns\x18\x07 \x01(\x12\x12\r\n\x05limit\x18\x08 \x01(\x04\x12\x0e\n\x06strong\x18\t \x01(\x08\"E\n\tScanReply\x12\x0b\n\x03ipc\x18\x01 \x01(\x0c\x12+\n\x07refused\x18\x02 \x01(\x0b\x32\x1a.datanode.v1.RegionOutcome\"G\n\x0c\x46lushRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.datanode.v1.Target\x12\x12\n\nregion_ids\x18\x02 \x03(\x04\":\n\nFlushReply\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.datanode.v1.RegionOutcome\"5\n\x0eRegionsRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.datanode.v1.Target\"\xa3\x01\n\nRegionInfo\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04lane\x18\x04 \x01(\t\x12\x16\n\x0ememtable_bytes\x18\x05 \x01(\x04\x12\x11\n\tsst_files\x18\x06 \x01(\x04\x12\x11\n\tsst_bytes\x18\x07 \x01(\x04\x12\x18\n\x10manifest_version\x18\x08 \x01(\x04\"u\n\x0cRegionsReply\x12(\n\x07regions\x18\x01 \x03(\x0b\x32\x17.datanode.v1.RegionInfo\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x15\n\rlease_left_ms\x18\x04 \x01(\x03*\xdd\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x08\n\x04\x44ONE\x10\x01\x12\x0f\n\x0bSTALE_EPOCH\x10\x02\x12\r\n\tNOT_OWNER\x10\x03\x12\x0b\n\x07OPENING\x10\x04\x12\x0b\n\x07STOPPED\x10\x05\x12\x0c\n\x08NO_LEASE\x10\x06\x12\x0e\n\nOVERLOADED\x10\x07\x12\x12\n\x0eUNKNOWN_SCHEMA\x10\x08\x12\x13\n\x0fUNKNOWN_OUTCOME\x10\t\x12\r\n\tREAD_ONLY\x10\n\x12\x0f\n\x0b\x42\x41\x44_REQUEST\x10\x0b\x12\x0e\n\nWRONG_NODE\x10\x0c\x32\x83\x02\n\x08\x44\x61tanode\x12;\n\x05Write\x12\x19.datanode.v1.WriteRequest\x1a\x17.datanode.v1.WriteReply\x12:\n\x04Scan\x12\x18.datanode.v1.ScanRequest\x1a\x16.datanode.v1.ScanReply0\x01\x12;\n\x05\x46lush\x12\x19.datanode.v1.FlushRequest\x1a\x17.datanode.v1.FlushReply\x12\x41\n\x07Regions\x12\x1b.datanode.v1.RegionsRequest\x1a\x19.datanode.v1.RegionsReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.datanode.v1.datanode_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1266
-  _globals['_OUTCOME']._serialized_end=1487
-  _globals['_TARGET']._serialized_start=50
-  _globals['_TARGET']._serialized_end=116
-  _globals['_REGIONWRITE']._serialized_start=118
-  _globals['_REGIONWRITE']._serialized_end=218
-  _globals['_WRITEREQUEST']._serialized_start=220
-  _globals['_WRITEREQUEST']._serialized_end=313
-  _globals['_REGIONOUTCOME']._serialized_start=316
-  _globals['_REGIONOUTCOME']._serialized_end=468
-  _globals['_WRITEREPLY']._serialized_start=470
-  _globals['_WRITEREPLY']._serialized_end=528
-  _globals['_SCANREQUEST']._serialized_start=531
-  _globals['_SCANREQUEST']._serialized_end=719
-  _globals['_SCANREPLY']._serialized_start=721
-  _globals['_SCANREPLY']._serialized_end=790
-  _globals['_FLUSHREQUEST']._serialized_start=792
-  _globals['_FLUSHREQUEST']._serialized_end=863
-  _globals['_FLUSHREPLY']._serialized_start=865
-  _globals['_FLUSHREPLY']._serialized_end=923
-  _globals['_REGIONSREQUEST']._serialized_start=925
-  _globals['_REGIONSREQUEST']._serialized_end=978
-  _globals['_REGIONINFO']._serialized_start=981
-  _globals['_REGIONINFO']._serialized_end=1144
-  _globals['_REGIONSREPLY']._serialized_start=1146
-  _globals['_REGIONSREPLY']._serialized_end=1263
-  _globals['_DATANODE']._serialized_start=1490
-  _globals['_DATANODE']._serialized_end=1749
+  _globals['_OUTCOME']._serialized_start=1334
+  _globals['_OUTCOME']._serialized_end=1555
+  _globals['_TARGET']._serialized_start=81
+  _globals['_TARGET']._serialized_end=147
+  _globals['_REGIONWRITE']._serialized_start=149
+  _globals['_REGIONWRITE']._serialized_end=249
+  _globals['_WRITEREQUEST']._serialized_start=251
+  _globals['_WRITEREQUEST']._serialized_end=344
+  _globals['_REGIONOUTCOME']._serialized_start=347
+  _globals['_REGIONOUTCOME']._serialized_end=536
+  _globals['_WRITEREPLY']._serialized_start=538
+  _globals['_WRITEREPLY']._serialized_end=596
+  _globals['_SCANREQUEST']._serialized_start=599
+  _globals['_SCANREQUEST']._serialized_end=787
+  _globals['_SCANREPLY']._serialized_start=789
+  _globals['_SCANREPLY']._serialized_end=858
+  _globals['_FLUSHREQUEST']._serialized_start=860
+  _globals['_FLUSHREQUEST']._serialized_end=931
+  _globals['_FLUSHREPLY']._serialized_start=933
+  _globals['_FLUSHREPLY']._serialized_end=991
+  _globals['_REGIONSREQUEST']._serialized_start=993
+  _globals['_REGIONSREQUEST']._serialized_end=1046
+  _globals['_REGIONINFO']._serialized_start=1049
+  _globals['_REGIONINFO']._serialized_end=1212
+  _globals['_REGIONSREPLY']._serialized_start=1214
+  _globals['_REGIONSREPLY']._serialized_end=1331
+  _globals['_DATANODE']._serialized_start=1558
+  _globals['_DATANODE']._serialized_end=1817
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from protos.metasrv.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -169,6 +170,7 @@ class RegionOutcome(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     OWNER_NODE_ID_FIELD_NUMBER: _builtins.int
+    MOVED_TO_FIELD_NUMBER: _builtins.int
     region_id: _builtins.int
     outcome: Global___Outcome.ValueType
     message: _builtins.str
@@ -176,6 +178,10 @@ class RegionOutcome(_message.Message):
     retry_after_ms: _builtins.int
     owner_node_id: _builtins.str
     """where known"""
+    @_builtins.property
+    def moved_to(self) -> _types_pb2.Route:
+        """NOT_OWNER: where metasrv told this node that the region is now; try it at once"""
+
     def __init__(
         self,
         *,
@@ -185,10 +191,11 @@ class RegionOutcome(_message.Message):
         epoch: _builtins.int = ...,
         retry_after_ms: _builtins.int = ...,
         owner_node_id: _builtins.str = ...,
+        moved_to: _types_pb2.Route | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["moved_to", b"moved_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "message", b"message", "outcome", b"outcome", "owner_node_id", b"owner_node_id", "region_id", b"region_id", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "message", b"message", "moved_to", b"moved_to", "outcome", b"outcome", "owner_node_id", b"owner_node_id", "region_id", b"region_id", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

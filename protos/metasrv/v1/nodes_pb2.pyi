@@ -200,6 +200,7 @@ class Order(_message.Message):
     FROM_LANE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ACCEPT_LOSS_FIELD_NUMBER: _builtins.int
+    MOVED_TO_FIELD_NUMBER: _builtins.int
     region_id: _builtins.int
     table_id: _builtins.int
     kind: Global___OrderKind.ValueType
@@ -220,6 +221,10 @@ class Order(_message.Message):
 
     @_builtins.property
     def from_lane(self) -> _types_pb2.Lane: ...
+    @_builtins.property
+    def moved_to(self) -> _types_pb2.Route:
+        """CLOSE: who has the region now; for callers that still ask here"""
+
     def __init__(
         self,
         *,
@@ -234,10 +239,11 @@ class Order(_message.Message):
         from_lane: _types_pb2.Lane | None = ...,
         revision: _builtins.int = ...,
         accept_loss: _builtins.bool = ...,
+        moved_to: _types_pb2.Route | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["from_lane", b"from_lane"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_lane", b"from_lane", "moved_to", b"moved_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_loss", b"accept_loss", "attempt", b"attempt", "ends", b"ends", "epoch", b"epoch", "from_lane", b"from_lane", "kind", b"kind", "lane_index", b"lane_index", "over", b"over", "region_id", b"region_id", "revision", b"revision", "table_id", b"table_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_loss", b"accept_loss", "attempt", b"attempt", "ends", b"ends", "epoch", b"epoch", "from_lane", b"from_lane", "kind", b"kind", "lane_index", b"lane_index", "moved_to", b"moved_to", "over", b"over", "region_id", b"region_id", "revision", b"revision", "table_id", b"table_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

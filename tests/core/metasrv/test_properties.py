@@ -17,6 +17,7 @@ from metasrv.core.machine import Machine
 from metasrv.core.orders import Order, OrderKind, orders_for, orders_of
 from metasrv.core.planner import plan_failover
 from metasrv.core.records import Phase, Region
+from metasrv.core.routes import route_of
 from metasrv.core.state import State
 from tests.core.metasrv.world import COLUMNS
 
@@ -200,6 +201,9 @@ class Checked:
             view = self.views.setdefault(node_id, {})
             for order in orders_for(state, node_id, outcome.orders.get(node_id, ())):
                 view[order.region_id] = order
+                route = route_of(state, order.region_id)
+                moved = order.kind is OrderKind.CLOSE and route is not None and route.phase is not Phase.LOST
+                assert order.moved_to == (route if moved else None), "who lost a region knows where it is"
             for gone in [r for r, o in view.items() if o.kind is OrderKind.CLOSE]:
                 del view[gone]
             whole = {o.region_id: o for o in orders_of(state, node_id)}

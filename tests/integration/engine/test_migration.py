@@ -4,8 +4,8 @@ import asyncio
 
 from groundwork.sim.objects import Bucket
 from protos.datanode.v1 import datanode_pb2 as pb
-from protos.metasrv.v1 import nodes_pb2
-from tests.integration.engine.cluster import Node, R, Row, order, simulate
+from protos.metasrv.v1 import nodes_pb2, types_pb2
+from tests.integration.engine.cluster import Node, R, Row, order, region_write, simulate
 
 
 async def pair(bucket: Bucket) -> tuple[Node, Node]:
@@ -46,6 +46,54 @@ def test_p4_migration_hands_over_at_the_reported_position() -> None:
         assert await b.rows(12) == [("h1", 1, 1.0), ("h2", 2, 2.0)]
         await b.put(12, [("h1", 1, 3.0)])
         assert (await a.write(10, [("h1", 1, 4.0)])).outcome == pb.NOT_OWNER
+        await a.kill()
+        await b.kill()
+
+    simulate(main)
+
+
+def test_p4_a_lone_write_waits_at_the_former_owner_and_is_sent_on() -> None:
+    """P4: a lone write waits for the hand-over and is sent on to the new owner; one among others is not held."""
+
+    async def main(bucket: Bucket) -> None:
+        a, b = await pair(bucket)
+        await stop(a, 10, 11)
+        began = a.clock.now_ms()
+        several = [region_write(10, [("h3", 3, 3.0)]), region_write(10, [("h4", 4, 4.0)])]
+        together = await a.engine.write(several, 1_000)
+        assert [o.outcome for o in together] == [pb.STOPPED] * 2 and a.clock.now_ms() == began
+        waiting = asyncio.create_task(a.write(10, [("h3", 3, 3.0)]))
+        await a.clock.sleep(20)
+        assert not waiting.done()
+        close = order(nodes_pb2.CLOSE, 12)
+        close.moved_to.MergeFrom(types_pb2.Route(region_id=R, node_id="b", incarnation=2, address="b:1", epoch=12))
+        a.tell(close)
+        answer = await waiting
+        assert answer.outcome == pb.NOT_OWNER and answer.moved_to == close.moved_to
+        assert (await a.write(10, [("h3", 3, 3.0)])).moved_to.node_id == "b"
+        held = await a.scan(10)
+        assert isinstance(held, pb.RegionOutcome) and held.moved_to.epoch == 12
+        a.tell(order(nodes_pb2.CLOSE, 13))
+        assert a.engine.regions() == []
+        await a.kill()
+        await b.kill()
+
+    simulate(main)
+
+
+def test_a_lone_write_to_a_stopped_region_waits_no_longer_than_told() -> None:
+    """Where the hand-over does not come, the caller looks for itself; where the owner resumes, it is stale."""
+
+    async def main(bucket: Bucket) -> None:
+        a, b = await pair(bucket)
+        await stop(a, 10, 11)
+        began = a.clock.now_ms()
+        assert (await a.write(10, [("h3", 3, 3.0)])).outcome == pb.STOPPED
+        assert a.clock.now_ms() - began == 300
+        waiting = asyncio.create_task(a.write(10, [("h3", 3, 3.0)]))
+        await a.clock.sleep(20)
+        a.tell(order(nodes_pb2.RESUME, 12))
+        assert (await waiting).outcome == pb.STALE_EPOCH
         await a.kill()
         await b.kill()
 

@@ -13,8 +13,9 @@ from influxdb_client.client.write_api import SYNCHRONOUS
 from datanode_agent.engine.config import EngineConfig
 from groundwork.adapters.clock import SystemClock
 from protos.datanode.v1 import datanode_pb2
+from protos.metasrv.v1 import types_pb2
 from tests.integration.agent.replica import until
-from tests.integration.frontend.harness import Cluster, Context, cluster
+from tests.integration.frontend.harness import SHORT, Cluster, Context, cluster
 
 
 def test_rows_come_back_as_an_oracle_has_them(tmp_path: Path) -> None:
@@ -178,6 +179,33 @@ def test_refusals_that_pass(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_p4_the_former_owner_sends_a_write_on(tmp_path: Path) -> None:
+    """P4: a refusal that names the new owner is followed at once, without news of the route from metasrv."""
+
+    async def story() -> None:
+        async with cluster(tmp_path) as c:
+            wire = c.nodes["dn-1"].wire
+            assert (await c.world.write("m,t=a v=1 1")).status_code == 204
+            table = c.world.frontend.routes.table("m")
+            assert table is not None
+            route = c.world.frontend.routes.route(table.region_ids[0])
+            assert route is not None
+            told = types_pb2.Route(
+                region_id=route.region_id, table_id=route.table_id, node_id="dn-1", incarnation=route.incarnation,
+                address=route.address, epoch=route.epoch + 1, phase=types_pb2.OPENING,
+            )  # fmt: skip
+            wire.refuse_writes = [
+                datanode_pb2.RegionOutcome(outcome=datanode_pb2.NOT_OWNER, moved_to=told),
+                datanode_pb2.RegionOutcome(outcome=datanode_pb2.READ_ONLY, message="there"),
+            ]
+            before = len(wire.writes)
+            answer = await c.world.write("m,t=a v=2 2")
+            assert answer.status_code == 503 and "there" in answer.json()["error"]
+            assert [r.writes[0].epoch for r in wire.writes[before:]] == [route.epoch, route.epoch + 1]
+
+    asyncio.run(story())
+
+
 def test_a_slow_region_delays_no_other(tmp_path: Path) -> None:
     """One region of a request hangs; the rows of the others are there meanwhile, and the answer waits for all."""
 
@@ -294,17 +322,19 @@ def test_metasrv_away_and_back(tmp_path: Path) -> None:
     """P7 as a client sees it: without metasrv the lease runs out and a write waits; with it back, the write is done."""
 
     async def story() -> None:
-        async with cluster(tmp_path) as c:
+        async with cluster(tmp_path, lease_ms=1_000) as c:
             assert (await c.world.write("m,t=a v=1 1")).status_code == 204
             await c.world.replica.stop()
             agent = c.nodes["dn-1"].agent
             await until(lambda: not agent._readiness().ready, SystemClock(), "the lease is over")
+            asked = len(c.nodes["dn-1"].wire.writes)
             writing = asyncio.create_task(c.world.write("m,t=a v=2 2"))
             await until(
-                lambda: len(c.nodes["dn-1"].wire.writes) > 2, SystemClock(), "the write was refused and repeated"
-            )
+                lambda: len(c.nodes["dn-1"].wire.writes) > asked + 1, SystemClock(),
+                "the write was refused and repeated",
+            )  # fmt: skip
             assert not writing.done()
-            answer = await c.world.write("m,t=a v=3 3", headers={"x-deadline-ms": "1000"})
+            answer = await c.world.write("m,t=a v=3 3", headers=SHORT)
             assert (answer.status_code, answer.json()["regions"][0]["reason"]) == (503, "NO_LEASE")
             await c.world.replica.start()
             assert (await writing).status_code == 204

@@ -16,7 +16,9 @@ from groundwork.adapters.clock import SystemClock
 from groundwork.adapters.lanes.objects import ObjectsLog
 from groundwork.adapters.rpc import aio_channel, aio_server, listen
 from groundwork.adapters.workers import ThreadWorkers
+from groundwork.sim.clock import SimClock, run_sim
 from groundwork.sim.objects import Bucket, SimObjectStore
+from groundwork.sim.workers import InlineWorkers
 from protos.datanode.v1 import datanode_pb2 as pb
 from protos.datanode.v1 import datanode_pb2_grpc
 from tests.integration.agent.harness import CLUSTER_ID
@@ -33,6 +35,16 @@ class _Leased:
 
     def valid(self) -> bool:
         return True
+
+
+class _Caller:
+    """What gRPC tells of a caller, of which only the deadline counts here."""
+
+    def __init__(self, until_s: float) -> None:
+        self._until_s = until_s
+
+    def time_remaining(self) -> float:
+        return self._until_s - asyncio.get_running_loop().time()
 
 
 class _Door:
@@ -138,11 +150,24 @@ def test_a_refusal_arrives_before_the_callers_deadline() -> None:
     """A region that does not arrive in time is an outcome that says why, not a deadline that says nothing."""
 
     async def story() -> None:
-        async with _door() as door:
-            (outcome,) = (await door.stub.Write(_write(), timeout=2)).outcomes
+        loop, metrics, store = asyncio.get_running_loop(), Metrics(), SimObjectStore(Bucket())
+        clock, workers = SimClock(), InlineWorkers()
+        engine = Engine(
+            node_id="dn-1", store=store, logs=ObjectsLog(store, clock, workers), clock=clock, workers=workers,
+            config=EngineConfig(), lease=_Leased(), report=lambda _: None, registry=metrics.registry,
+        )  # fmt: skip
+        identity = Identity(CLUSTER_ID, "dn-1", lambda: 1_234.0)
+        identity.incarnation = 7
+        servicer = DatanodeServicer(engine, identity, clock, metrics, 100, 100)
+        await engine.start(7, 1)
+        for patience_s in (0.1, 2.0, 30.0):
+            caller = _Caller(loop.time() + patience_s)
+            (outcome,) = (await servicer.Write(_write(), caller)).outcomes  # type: ignore[arg-type]
             assert outcome.outcome in (pb.NOT_OWNER, pb.OPENING)
+            assert 0.0 < caller.time_remaining() <= patience_s / 10 + 0.001
+        await engine.stop(flush=False)
 
-    asyncio.run(story())
+    run_sim(story())
 
 
 def test_a_request_has_a_bounded_number_of_regions() -> None:

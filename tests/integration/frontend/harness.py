@@ -27,6 +27,9 @@ from tests.integration.agent.harness import CLUSTER_ID
 from tests.integration.agent.replica import Replica, replica, until
 from tests.ports import free_ports
 
+DEADLINE_MS = 50_000  # of a request that must succeed, however slow the machine is
+SHORT = {"x-deadline-ms": "2000"}  # of a request that cannot: time for what is done before it fails
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -63,13 +66,13 @@ async def frontend_of(one: Replica, **settings: Any) -> AsyncIterator[World]:
         locality="site-1/zone-a",
         http_listen=address,
         metasrv=[one.address],
-        **{"deadline_ms": 20_000, **settings},
+        **{"deadline_ms": DEADLINE_MS, **settings},
     )
     frontend = Frontend(check_config(config))
     await frontend.start()
     try:
         await frontend.routes.ready()
-        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as http:
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=2 * DEADLINE_MS / 1000) as http:
             yield World(one, frontend, http)
     finally:
         await frontend.stop()
@@ -197,11 +200,15 @@ class Cluster(NamedTuple):
 
 @asynccontextmanager
 async def cluster(
-    folder: Path, names: tuple[str, ...] = ("dn-1",), engine: EngineConfig | None = None, **settings: Any
+    folder: Path,
+    names: tuple[str, ...] = ("dn-1",),
+    engine: EngineConfig | None = None,
+    lease_ms: int = 60_000,
+    **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """A replica, agents that serve, and a frontend; all stopped at the end."""
     async with AsyncExitStack() as stack:
-        one = await stack.enter_async_context(replica(lease_ms=2_000))
+        one = await stack.enter_async_context(replica(lease_ms))
         nodes = {name: await _agent(folder, one, name, engine or EngineConfig(), stack) for name in names}
         found = await stack.enter_async_context(frontend_of(one, **settings))
         yield Cluster(found, nodes)

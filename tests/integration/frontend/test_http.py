@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.integration.frontend.harness import World, world
+from tests.integration.frontend.harness import SHORT, World, world
 
 
 def test_a_bad_line_applies_nothing() -> None:
@@ -34,9 +34,7 @@ def test_every_path_makes_tables(path: str) -> None:
 
     async def story() -> None:
         async with world() as w:
-            answer = await w.write(
-                "cpu,host=a v=1,n=2i 1", path, params={"db": "public", "bucket": "b"}, headers={"x-deadline-ms": "400"}
-            )
+            answer = await w.write("cpu,host=a v=1,n=2i 1", path, params={"db": "public", "bucket": "b"}, headers=SHORT)
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "1"
             body = answer.json()
@@ -79,7 +77,7 @@ def test_in_flight_limit() -> None:
 
     async def story() -> None:
         async with world(in_flight_bytes_max=1_000) as w:
-            slow = asyncio.create_task(w.write("cpu,host=a v=1 1" + " " * 1_500, headers={"x-deadline-ms": "1500"}))
+            slow = asyncio.create_task(w.write("cpu,host=a v=1 1" + " " * 1_500, headers={"x-deadline-ms": "4000"}))
             while b"frontend_in_flight_bytes 1516" not in (await w.http.get("/metrics")).content:
                 assert not slow.done()
             answer = await w.write("cpu,host=a v=1 1")
@@ -129,8 +127,7 @@ def test_schema_conflicts() -> None:
 
     async def story() -> None:
         async with world() as w:
-            short = {"x-deadline-ms": "300"}
-            await w.write("cpu,host=a v=1 1", headers=short)
+            await w.write("cpu,host=a v=1 1", headers=SHORT)
             for line, words in [
                 ("cpu,host=a,dc=b v=1 1", "no tag 'dc'"),
                 ("cpu,host=a v=1i 1", "field type conflict: 'v' of table 'cpu' is float64"),
@@ -138,10 +135,10 @@ def test_schema_conflicts() -> None:
                 ("cpu host=1 1", "'host' of table 'cpu' is a tag"),
                 ("cpu,host=a greptime_timestamp=1 1", "name of the time column"),
             ]:
-                answer = await w.write(line, headers=short)
+                answer = await w.write(line, headers=SHORT)
                 assert answer.status_code == 400, line
                 assert words in answer.json()["error"]
-            await w.write('cpu,host=a v=2,note="x",n=3u 2', headers=short)
+            await w.write('cpu,host=a v=2,note="x",n=3u 2', headers=SHORT)
             assert [row[:2] for row in await w.rows("DESC TABLE cpu")] == [
                 ["host", "String"], ["greptime_timestamp", "TimestampNanosecond"], ["v", "Float64"],
                 ["note", "String"], ["n", "UInt64"],
@@ -156,7 +153,7 @@ def test_many_first_writes_at_once() -> None:
     async def story() -> None:
         async with world() as w:
             lines = [f"cpu,host=a f{i % 5}=1 {i}" for i in range(30)]
-            answers = await asyncio.gather(*(w.write(line, headers={"x-deadline-ms": "1000"}) for line in lines))
+            answers = await asyncio.gather(*(w.write(line, headers={"x-deadline-ms": "4000"}) for line in lines))
             assert {a.status_code for a in answers} == {503}
             assert {row[0] for row in await w.rows("DESC TABLE cpu")} == {
                 "host", "greptime_timestamp", *(f"f{i}" for i in range(5)),
@@ -290,7 +287,7 @@ def test_a_region_that_cannot_be_read() -> None:
         async with world() as w:
             await w.sql(CREATE)
             answer = await w.http.post(
-                "/v1/sql", data={"sql": "SELECT * FROM t WHERE host = 'a'"}, headers={"x-greptime-timeout": "300ms"}
+                "/v1/sql", data={"sql": "SELECT * FROM t WHERE host = 'a'"}, headers={"x-greptime-timeout": "2000ms"}
             )
             assert (answer.status_code, answer.json()["code"]) == (503, 5000)
             assert "UNREACHABLE" in answer.json()["error"]

@@ -31,7 +31,9 @@ _OPTIONS = [
     ("grpc.http2.max_ping_strikes", 0),
     # After a failover a process must find its peer again in tenths of a second, not in the library's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    # Whatever its name says, it is the time that a connection may take to be made: TCP, TLS and the first frame, which
+    # is several round trips between sites, and longer than that on a machine that is busy.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 500),
     # Two servers must never share a port: the second one has to fail.
     ("grpc.so_reuseport", 0),

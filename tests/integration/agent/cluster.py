@@ -154,19 +154,21 @@ class Cluster:
                 request_id=name,
             ),
             timeout=30,
+            wait_for_ready=True,
         )
         return table_from_wire(reply.table)
 
     async def route(self, region_id: int) -> types_pb2.Route:
         """Where a region is, as metasrv says now."""
         stub = routes_pb2_grpc.RoutesStub(self._channel)
-        reply = await stub.Get(routes_pb2.RoutesRequest(sender=self.sender, region_ids=[region_id]), timeout=10)
+        request = routes_pb2.RoutesRequest(sender=self.sender, region_ids=[region_id])
+        reply = await stub.Get(request, timeout=20, wait_for_ready=True)
         return reply.routes[0]
 
     async def write(
-        self, table: TableInfo, rows: Sequence[tuple[str, int, float]], route: types_pb2.Route
+        self, table: TableInfo, rows: Sequence[tuple[str, int, float]], route: types_pb2.Route, lives: bool = True
     ) -> datanode_pb2.RegionOutcome:
-        """Write rows to one region by one route; its outcome."""
+        """Write rows to one region by one route; its outcome. Where the node `lives` the connection is waited for."""
         columns = list(zip(*rows, strict=True))
         schema = arrow_schema(table.schema)
         batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
@@ -180,7 +182,7 @@ class Cluster:
             ],
         )  # fmt: skip
         async with aio_channel(route.address, None) as channel:
-            reply = await datanode_pb2_grpc.DatanodeStub(channel).Write(request, timeout=20)
+            reply = await datanode_pb2_grpc.DatanodeStub(channel).Write(request, timeout=20, wait_for_ready=lives)
         return reply.outcomes[0]
 
     async def write_until_done(
@@ -193,7 +195,7 @@ class Cluster:
             route = await self.route(table.region_ids[0])
             if route.node_id:
                 with contextlib.suppress(Exception):  # a dead or stopped node: the route changes
-                    last = outcome = await self.write(table, rows, route)
+                    last = outcome = await self.write(table, rows, route, lives=False)
                     if outcome.outcome == datanode_pb2.DONE:
                         return route
             await _CLOCK.sleep(50)
@@ -207,7 +209,7 @@ class Cluster:
         )  # fmt: skip
         body = b""
         async with aio_channel(route.address, None) as channel:
-            async for reply in datanode_pb2_grpc.DatanodeStub(channel).Scan(request, timeout=20):
+            async for reply in datanode_pb2_grpc.DatanodeStub(channel).Scan(request, timeout=20, wait_for_ready=True):
                 assert not reply.HasField("refused"), reply.refused
                 body += reply.ipc
         rows = pa.ipc.open_stream(body).read_all().to_pylist()

@@ -75,6 +75,7 @@ async def _door(writes_max: int = 100, scans_max: int = 100) -> AsyncIterator[_D
     await server.start()
     try:
         async with aio_channel(address, None) as channel:
+            await channel.channel_ready()
             yield _Door(datanode_pb2_grpc.DatanodeStub(channel), metrics, identity)
     finally:
         await server.stop(None)

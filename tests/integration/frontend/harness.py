@@ -127,7 +127,7 @@ class Wire(datanode_pb2_grpc.DatanodeServicer):
                 outcome.region_id = write.region_id
                 outcomes.append(outcome)
             return datanode_pb2.WriteReply(outcomes=outcomes)
-        reply = await self._stub.Write(request, timeout=context.time_remaining())
+        reply = await self._stub.Write(request, timeout=context.time_remaining(), wait_for_ready=True)
         if self.lose_write_replies:
             self.lose_write_replies -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the reply is lost")
@@ -137,7 +137,7 @@ class Wire(datanode_pb2_grpc.DatanodeServicer):
     async def Scan(self, request: datanode_pb2.ScanRequest, context: Context) -> AsyncIterator[datanode_pb2.ScanReply]:
         """Pass on, or break off."""
         self.scans.append(request)
-        async for reply in self._stub.Scan(request, timeout=context.time_remaining()):
+        async for reply in self._stub.Scan(request, timeout=context.time_remaining(), wait_for_ready=True):
             yield reply
             if self.cut_scans:
                 self.cut_scans -= 1

@@ -48,13 +48,13 @@ def test_a_node_speaks_only_for_itself(tmp_path: Path) -> None:
                 await heard(replica_pb2.HeardRequest(cluster_id=CLUSTER))
             plain = Datanode(config.listen, "dn-1")
             with pytest.raises(grpc.aio.AioRpcError):
-                await plain.register()
+                await plain.register(wait=False)
             (tmp_path / "foreign").mkdir()
             stranger = Authority(tmp_path / "foreign").issue("dn-1")
             crossed = TlsConfig(stranger.certificate, stranger.key, mine.authority)
             forged = _with(Datanode(config.listen, "dn-1"), config.listen, crossed)
             with pytest.raises(grpc.aio.AioRpcError):
-                await forged.register()
+                await forged.register(wait=False)
             for node in (good, posing, plain, forged):
                 await node.close()
 

@@ -143,8 +143,8 @@ class Datanode:
         self._beats: Any = None
         self._count = 0
 
-    async def register(self, takeover: bool = False) -> nodes_pb2.RegisterReply:
-        """Register, and take the new incarnation."""
+    async def register(self, takeover: bool = False, wait: bool = True) -> nodes_pb2.RegisterReply:
+        """Register, and take the new incarnation. `wait` for the connection where there can be one."""
         reply = await self.nodes.Register(
             nodes_pb2.RegisterRequest(
                 sender=self.sender,
@@ -156,6 +156,7 @@ class Datanode:
                 takeover=takeover,
             ),
             timeout=20,
+            wait_for_ready=wait,
         )
         self.sender.incarnation = reply.incarnation
         return reply
@@ -193,7 +194,9 @@ class Datanode:
             nodes_pb2.RegionReport(region_id=r, epoch=epoch, serving=nodes_pb2.RegionReport.Serving(claim_ms=3))
             for r in region_ids
         ]
-        return await self.nodes.Report(nodes_pb2.ReportRequest(sender=self.sender, regions=reports), timeout=20)
+        return await self.nodes.Report(
+            nodes_pb2.ReportRequest(sender=self.sender, regions=reports), timeout=20, wait_for_ready=True
+        )
 
     async def close(self) -> None:
         """Hang up."""

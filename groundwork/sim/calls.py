@@ -16,7 +16,7 @@ import structlog
 
 if TYPE_CHECKING:
     from groundwork.sim.network import Connection, SimChannel, SimServer
-    from groundwork.sim.processes import ClusterLoop
+    from groundwork.sim.processes import ClusterLoop, SimHandle
 
 log = structlog.get_logger()
 Metadata = tuple[tuple[str, str], ...]
@@ -60,7 +60,7 @@ class ClientCall:
         self._news: asyncio.Future[None] | None = None
         self._status: tuple[grpc.StatusCode, str, Metadata] | None = None
         self._cancelled = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: SimHandle | None = None
 
     def begin(self, body: bytes | None, timeout_s: float | None, metadata: Metadata) -> None:
         """Send the head of the call, with the request where there is only one."""

@@ -48,6 +48,36 @@ class SimTask(_Numbered, asyncio.Task):  # type: ignore[type-arg]  # generic in 
         return task
 
 
+class SimHandle:
+    """What asyncio.Handle and asyncio.TimerHandle are, and nothing else: half of a run's time goes through them."""
+
+    __slots__ = ("__weakref__", "_when", "args", "callback", "context", "done")
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None, when: float
+    ) -> None:
+        self.callback, self.args, self._when = callback, args, when
+        self.context = context if context is not None else contextvars.copy_context()
+        self.done = False
+
+    def cancel(self) -> None:
+        """See asyncio.Handle."""
+        self.done = True
+        self.callback, self.args = _nothing, ()
+
+    def cancelled(self) -> bool:
+        """See asyncio.Handle."""
+        return self.done
+
+    def when(self) -> float:
+        """See asyncio.TimerHandle."""
+        return self._when
+
+
+def _nothing() -> None:
+    pass
+
+
 class SimProcess:
     """One process. Run things in it with spawn(); `crash_after` effects it crashes by itself."""
 
@@ -58,7 +88,7 @@ class SimProcess:
         self.crash_after: int | None = None
         self.on_crash: list[Callable[[], None]] = []
         self.on_resume: list[Callable[[], None]] = []
-        self.withheld: deque[asyncio.Handle] = deque()
+        self.withheld: deque[SimHandle] = deque()
         self.context = contextvars.copy_context()
         self.context.run(_process.set, self)
         self._loop = loop
@@ -114,7 +144,7 @@ class SimProcess:
 
     def withhold(self, function: Callable[..., object], *args: Any) -> None:
         """It is paused in the middle of a callback: what that does from here on happens once it goes on."""
-        self.withheld.append(asyncio.Handle(function, args, self._loop, self.context))
+        self.withheld.append(SimHandle(function, args, self.context, 0.0))
 
     def holds(self, task: "asyncio.Task[Any]") -> None:
         """Keep a task from the garbage collector, which would run its cleanup at a moment of its own."""
@@ -150,13 +180,43 @@ class ClusterLoop(asyncio.BaseEventLoop):
         self.gated = False  # some process is paused or dead
         self.processes: list[SimProcess] = []
         self._now_s = 0.0
-        self._ready: deque[asyncio.Handle]
-        self._scheduled: list[asyncio.TimerHandle]
+        self._due: deque[SimHandle] = deque()
+        self._timers: list[tuple[float, int, SimHandle]] = []
+        self._timed = 0
         self.set_task_factory(self._make_task)
 
     def time(self) -> float:
         """Virtual seconds."""
         return self._now_s
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> SimHandle:
+        """In the next turn."""
+        handle = SimHandle(callback, args, context, self._now_s)
+        self._due.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> SimHandle:
+        """When it is that late; what is due at the same time runs in the order in which it was asked for."""
+        handle = SimHandle(callback, args, context, when)
+        self._timed += 1
+        heapq.heappush(self._timers, (when, self._timed, handle))
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> SimHandle:
+        """After so many virtual seconds."""
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
+    def close(self) -> None:
+        """See asyncio; whatever still waits is forgotten."""
+        self._due.clear()
+        self._timers.clear()
+        super().close()
 
     def create_future(self) -> "asyncio.Future[Any]":
         """A numbered one."""
@@ -176,7 +236,7 @@ class ClusterLoop(asyncio.BaseEventLoop):
 
     def release(self, process: SimProcess) -> None:
         """Its callbacks that were kept back are due now."""
-        self._ready.extend(process.withheld)
+        self._due.extend(process.withheld)
         process.withheld.clear()
         self.gated = any(p.state != RUNNING for p in self.processes)
 
@@ -194,35 +254,39 @@ class ClusterLoop(asyncio.BaseEventLoop):
         """There are none."""
 
     def _run_once(self) -> None:
-        ready: deque[Any] = self._ready
-        scheduled: list[Any] = self._scheduled
-        if not ready:
-            while scheduled and scheduled[0]._cancelled:
-                heapq.heappop(scheduled)._scheduled = False
-            if not scheduled:
+        due, timers = self._due, self._timers
+        if not due:
+            while timers and timers[0][2].done:
+                heapq.heappop(timers)
+            if not timers:
                 raise NothingLeftToDo("every task waits, and no timer is set: a deadlock")
-            if scheduled[0]._when > self._now_s:
-                self._now_s = scheduled[0]._when
+            if timers[0][0] > self._now_s:
+                self._now_s = timers[0][0]
                 self.steps = 0
-        while scheduled and scheduled[0]._when <= self._now_s:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            if not handle._cancelled:
-                ready.append(handle)
-        self.steps += len(ready)
+        while timers and timers[0][0] <= self._now_s:
+            handle = heapq.heappop(timers)[2]
+            if not handle.done:
+                due.append(handle)
+        self.steps += len(due)
         if self.steps > STEPS_AT_ONE_INSTANT_MAX:
             self.steps = 0
-            busy = ", ".join(repr(h)[:300] for h in list(ready)[:3])
+            busy = ", ".join(repr(h.callback)[:300] for h in list(due)[:3])
             raise NothingLeftToDo(f"virtual time stands still at {self._now_s:.6f} s; running: {busy}")
-        for _ in range(len(ready)):
-            self._turn(ready.popleft())
+        for _ in range(len(due)):
+            handle = due.popleft()
+            if not handle.done:
+                self._turn(handle)
 
-    def _turn(self, handle: Any) -> None:
-        if handle._cancelled:
-            return
+    def _turn(self, handle: SimHandle) -> None:
+        context = handle.context
         if self.gated:
-            process = handle._context.get(_process)
+            process = context.get(_process)
             if process is not None and process.state != RUNNING:
                 process.withheld.append(handle)
                 return
-        handle._run()
+        try:
+            context.run(handle.callback, *handle.args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  as asyncio does: the run's exception handler judges it
+            self.call_exception_handler({"message": f"Exception in callback {handle.callback}", "exception": error})

@@ -58,7 +58,7 @@ class Clients:
     def start(self) -> None:
         """Begin."""
         world = self._world
-        self.clock = SimClock(offset_ms=5_000)
+        self.clock = SimClock(offset_ms=5_000, loop=world.loop)
         process = self.process = SimProcess(world.loop, "frontend-1", self.clock)
         process.call(use_transport, world.fabric.host(process))
         self._running = process.spawn(self._run())

@@ -66,7 +66,10 @@ class Host:
         self.chance = random.Random(f"{world.seed}/{name}")
         self.faults = Faults()
         self.clock = SimClock(
-            offset_ms=self.chance.uniform(0, 1e7), rate=self.chance.uniform(0.99, 1.01), wall_offset_ms=10**12
+            offset_ms=self.chance.uniform(0, 1e7),
+            rate=self.chance.uniform(0.99, 1.01),
+            wall_offset_ms=10**12,
+            loop=world.loop,
         )
         self.process: SimProcess | None = None
         self.starts = 0

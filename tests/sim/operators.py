@@ -29,7 +29,7 @@ class Operators:
 
     def start(self) -> None:
         """Begin."""
-        clock = SimClock()
+        clock = SimClock(loop=self._world.loop)
         process = self._process = SimProcess(self._world.loop, "operator-1", clock)
         process.call(use_transport, self._world.fabric.host(process))
         calls = ReplicaCalls([h.address for h in self._world.metasrvs], CLUSTER, None, clock)

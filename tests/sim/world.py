@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from groundwork.core.check import on_violation
-from groundwork.sim.clock import NothingLeftToDo, SimClock
+from groundwork.sim.clock import NothingLeftToDo
 from groundwork.sim.network import Fabric
 from groundwork.sim.objects import Bucket
 from groundwork.sim.processes import ClusterLoop, Crashed, SimProcess, current_process
@@ -195,8 +195,7 @@ class World:
 
     def _library_now_s(self) -> float:
         process = current_process()
-        clock: SimClock | None = process.clock if process is not None else None
-        return clock.now_ms() / 1000 if clock is not None and not self.loop.is_closed() else self.loop.time()
+        return process.clock.now_ms() / 1000 if process is not None else self.loop.time()
 
     def _violated(self, message: str) -> None:
         """Whoever catches the exception: a program would have ended itself here."""

@@ -167,7 +167,7 @@ class Config(Struct, frozen=True, gc=False):
     tick_ms: Annotated[int, Meta(ge=1, le=10_000)] = 100  # how often the leader judges
     unwell_ms: Annotated[int, Meta(ge=100)] = 6_000  # since the last durable append, or store probe
     breaker_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    failover_regions_max: Annotated[int, Meta(ge=1)] = 10_000  # in one command
+    failover_regions_max: Annotated[int, Meta(ge=1)] = 4_000  # in one command: an apply stalls all else (0008)
     moves_max: Annotated[int, Meta(ge=1, le=10_000)] = 16  # migrations in flight for operators and drains
     rebalance_moves_max: Annotated[int, Meta(ge=0, le=10_000)] = 4
     rebalance_spread: Annotated[float, Meta(ge=0, le=1)] = 0.1  # of the mean load: hysteresis

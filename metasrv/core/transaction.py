@@ -130,7 +130,9 @@ class Transaction:
         Hand-over positions committed earlier go along until their stay is covered: nobody may have claimed yet.
         """
         state, epoch = self.state, self.epoch()
-        if state.is_over(target):  # the message is made only where it is needed: 10,000 regions may be assigned at once
+        if state.is_over(
+            target
+        ):  # the message is made only where it is needed: thousands of regions are assigned at once
             require(False, f"region {region_id} would go to {target}, which is over")
         old = state.regions.get(region_id)
         stays = old.stays if old else ()

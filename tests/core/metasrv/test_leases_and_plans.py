@@ -130,6 +130,22 @@ def test_the_linter_finds_every_broken_rule() -> None:
     assert "would own more than" in faults(c.Move(a, target), c.Move(b, target))
 
 
+def test_what_one_command_may_not_move_follows_at_once() -> None:
+    """A failover above `failover_regions_max` is several commands without a pause between, also of one lane."""
+    world = World(config=Config(settle_ms=10_000_000, failover_regions_max=3))
+    world.add("dn-1", "site-1/zone-a", capacity=100)
+    world.add("dn-2", "site-2/zone-a", capacity=100)
+    world.run(600)
+    world.create_table("cpu", 16)
+    world.run(300)
+    world.agents["dn-1"].running = False
+    world.run(4_000)
+    commands = [e for e in world.machine.state.audit if e.kind == "failover"]
+    assert [e.fields["moved"] for e in commands] == ["3", "3", "2"]
+    assert len({e.wall_ms for e in commands}) == 1, "no pause between them"
+    assert world.all_serve()
+
+
 def test_changes_since_add_up_to_the_routes() -> None:
     """A watcher that resumes gets what it missed, or is told that it must begin anew."""
     world = _world()

@@ -83,8 +83,8 @@ def _layout(folder: Path, timing: Timing, ports: PortHolder) -> tuple[Layout, li
     return plan_layout(folder, taken, timing, cluster_id=before.cluster_id), taken
 
 
-def run(folder: Path, timing: Timing, console: Console) -> None:
-    """Start the cluster and hold it until Ctrl-C or SIGTERM, or until one of its processes ends."""
+def run(folder: Path, timing: Timing, console: Console, also_ends_with: psutil.Process | None = None) -> None:
+    """Start the cluster and hold it until Ctrl-C or SIGTERM, or until the process given ends."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = PortHolder()
     ended = threading.Event()
@@ -104,7 +104,7 @@ def run(folder: Path, timing: Timing, console: Console) -> None:
             # Last: whoever detached it passes on what was printed until now, and uses the context.
             _write_state(folder, msgspec.structs.replace(state, ready=True))
             try:
-                _hold(cluster, ended, console)
+                hold(cluster, ended, console, also_ends_with)
             except KeyboardInterrupt:
                 console.print(f"ended; the data stays in {folder}", markup=False)
         _write_state(folder, msgspec.structs.replace(state, supervisor_pid=0))
@@ -112,9 +112,10 @@ def run(folder: Path, timing: Timing, console: Console) -> None:
         ports.close()
 
 
-def _hold(cluster: Cluster, ended: threading.Event, console: Console) -> None:
+def hold(cluster: Cluster, ended: threading.Event, console: Console, also_ends_with: psutil.Process | None) -> None:
+    """Until it is told to end, or until that process has ended; says which processes of the cluster ended meanwhile."""
     gone: set[str] = set()
-    while not ended.wait(POLL_S):
+    while not ended.wait(POLL_S) and (also_ends_with is None or _lives(also_ends_with)):
         for member in cluster.layout.members:
             if member.name not in gone and not cluster.running(member.name):
                 gone.add(member.name)
@@ -146,13 +147,29 @@ def shown_path(folder: Path) -> str:
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
-def detach(folder: Path, lease_ms: int, console: Console) -> None:
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def process_of(pid: int) -> psutil.Process:
+    """That very process: a pid may be given to another later. Raises BadInput when there is none."""
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess as error:
+        raise BadInput("--pid", f"no process {pid}") from error
+
+
+def detach(folder: Path, lease_ms: int, console: Console, pid: int | None = None) -> None:
     """Run `dev up` as a process of its own, and return when its cluster is ready."""
     folder.mkdir(parents=True, exist_ok=True)
     before = read_state(folder)
     if before is not None and before.runs:
         raise BadInput("--dir", f"a cluster runs in {folder} already: metactl dev status, metactl dev down")
     command = [sys.executable, "-m", "metactl.main", "dev", "up", "--dir", str(folder), "--lease-ms", str(lease_ms)]
+    command += ["--pid", str(pid)] if pid is not None else []
     log_path = folder / "up.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(

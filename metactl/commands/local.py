@@ -71,15 +71,17 @@ dir_option = click.option("--dir", "folder", type=click.Path(file_okay=False, pa
 @dir_option
 @click.option("--detach", is_flag=True, help="Go on in the background; end it by `metactl dev down`.")
 @click.option("--lease-ms", type=click.IntRange(200, 600_000), default=3000, show_default=True)
-def up(folder: Path, detach: bool, lease_ms: int) -> None:
+@click.option("--pid", type=click.IntRange(1), default=None, help="End it when that process ends, as tail --pid does.")
+def up(folder: Path, detach: bool, lease_ms: int, pid: int | None) -> None:
     """Start it, or start it again with the data that it had; Ctrl-C ends it."""
     from metactl import dev as machinery
 
     timing = Timing(lease_ms=lease_ms, beat_ms=min(500, lease_ms // 6))
+    owner = machinery.process_of(pid) if pid is not None else None
     if detach:
-        machinery.detach(folder, lease_ms, console())
+        machinery.detach(folder, lease_ms, console(), pid)
     else:
-        machinery.run(folder, timing, console())
+        machinery.run(folder, timing, console(), owner)
 
 
 @dev.command("status")

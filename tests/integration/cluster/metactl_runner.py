@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def in_process(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[st
     """The same without the time that a process takes to load its libraries: main() with its exit code and output."""
     out, err = io.StringIO(), io.StringIO()
     before = (sys.argv, dict(os.environ), Path.cwd())
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = ["metactl", *arguments]
     os.environ.update(environment(folder))
     os.chdir(folder)
@@ -46,6 +48,8 @@ def in_process(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[st
         os.environ.clear()
         os.environ.update(before[1])
         os.chdir(before[2])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 

@@ -27,7 +27,7 @@ Run = Callable[..., Any]
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Context]]:
     """A detached cluster, ended (and looked at for leftovers) afterwards."""
     folder = tmp_path_factory.mktemp("dev")
-    done = metactl(folder, "dev", "up", "--detach", "--dir", "here", "--lease-ms", "1500")
+    done = metactl(folder, "dev", "up", "--detach", "--dir", "here", "--pid", str(os.getpid()))
     assert done.returncode == 0, done.stderr + done.stdout
     assert "curl" in done.stdout
     assert "METASRV_ADDR=" in done.stdout
@@ -77,7 +77,7 @@ def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
     assert status["cluster_id"] == context.cluster_id
     assert len(status["replicas"]) == 3
     assert sorted(n["node_id"] for n in status["nodes"]) == ["dn-1", "dn-2", "dn-3", "dn-4"]
-    assert status["lease_ms"] == 1500
+    assert status["lease_ms"] == 3000
     for looking in (["status"], ["nodes"], ["tables"], ["routes", "weather"], ["procedures", "--all"], ["events"]):
         shown = in_process(folder, *looking)
         assert (shown.returncode, bool(shown.stdout)) == (0, True), shown.stderr
@@ -137,6 +137,7 @@ def test_an_operators_round(cluster: tuple[Path, Context]) -> None:
         (["explain", "dn-9"], "dn-9"),
         (["--cluster-id", "f" * 32, "status"], "cluster"),
         (["dev", "up", "--dir", "here"], "already"),
+        (["dev", "up", "--detach", "--dir", "there", "--pid", "99999999"], "--pid: no process 99999999"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -231,7 +232,7 @@ def test_a_dead_node_is_no_target_and_is_explained(cluster: tuple[Path, Context]
             told = [s for s in in_process(folder, "explain", subject).stdout.splitlines() if "lease: 1 region" in s]
             assert told, subject
             assert f"{node} (" in told[-1]
-            assert "ms of a 1,500 ms lease" in told[-1]
+            assert "ms of a 3,000 ms lease" in told[-1]
         for target, said in ((node, "not up and well"), ("dn-9", "not registered"), (owner, f"on {owner} already")):
             done = in_process(folder, "migrate", region, "--to", target, "--yes")
             assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

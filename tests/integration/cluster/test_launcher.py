@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from metactl import child
 from metactl.cluster import Cluster, ClusterFailed
+from metactl.dev import hold, process_of
 from metactl.layout import Timing, plan_layout, ports_needed
 from metactl.ports import PortHolder
 from metactl.waiting import until
@@ -45,6 +48,22 @@ def test_children_die_with_a_killed_launcher() -> None:
         launcher.kill()
         launcher.wait()
         until("it is gone", lambda: gone(pid), deadline_s=10)
+
+
+def test_a_cluster_is_held_no_longer_than_the_process_it_was_started_for(tmp_path: Path) -> None:
+    """dev up --pid: what a killed test, or script, has left in the background ends by itself."""
+    ports = PortHolder()
+    owner = subprocess.Popen(["/bin/sleep", "60"])
+    held = process_of(owner.pid)
+    with Cluster(plan_layout(tmp_path, ports.take(ports_needed()), Timing())) as cluster:
+        thread = threading.Thread(target=hold, args=(cluster, threading.Event(), Console(quiet=True), held))
+        thread.start()
+        assert thread.is_alive()
+        owner.kill()
+        thread.join(20)
+        assert not thread.is_alive()
+    owner.wait()
+    ports.close()
 
 
 def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> None:

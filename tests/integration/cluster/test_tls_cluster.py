@@ -58,9 +58,13 @@ def test_a_cluster_under_mutual_tls(tmp_path: Path) -> None:
             _post(frontend, "/v1/influxdb/write?db=public", LINES)
             assert "[[20]]" in _count(frontend)
             trusted = ["--metasrv", addresses, "--cluster-id", layout.cluster_id, *_flags(operator)]
-            shown = in_process(tmp_path, *trusted, "-o", "json", "status")
-            assert shown.returncode == 0, shown.stderr
-            assert shown.stdout.count('"reachable": true') == 3
+
+            def all_reachable() -> bool:
+                shown = in_process(tmp_path, *trusted, "-o", "json", "status")
+                assert shown.returncode == 0, shown.stderr
+                return shown.stdout.count('"reachable": true') == 3
+
+            until("every replica reaches the others", all_reachable, deadline_s=30)
             target = next(n for n in ("dn-1", "dn-2") if not served_by(n))
             moved = in_process(tmp_path, *trusted, "migrate", "1.0", "--to", target, "--yes")
             assert moved.returncode == 0, moved.stderr

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import zlib
 from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -22,6 +23,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 IN_PLACE_BYTES_MAX = 16 << 10  # what is smaller is handled on the loop: a worker costs more than it saves
 SCHEMA_ROUNDS_MAX = 8
+NS_A_MS = 1_000_000
 
 
 class NotWritten(MetasrvError):
@@ -50,6 +52,7 @@ class Ingest:
         self._clock = clock
         self._workers = workers
         self._last_ns = 0
+        self._own_ns = zlib.crc32(config.node_id.encode()) % NS_A_MS
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def write_lines(self, body: bytes, precision: str, until_ms: float) -> int:
@@ -62,8 +65,11 @@ class Ingest:
         return sum(piece.rows for queue in pieces.values() for piece in queue)
 
     def now_ns(self) -> int:
-        """Wall time for rows without a time; no two requests get the same, or one's row would replace the other's."""
-        self._last_ns = max(self._clock.wall_ms() * 1_000_000, self._last_ns + 1)
+        """Wall time for rows without a time; no two requests get the same, or one's row would replace the other's.
+
+        Also not two of different frontends in one millisecond: what is below it is the frontend's own.
+        """
+        self._last_ns = max(self._clock.wall_ms() * NS_A_MS + self._own_ns, self._last_ns + 1)
         return self._last_ns
 
     async def _pieces(

@@ -8,10 +8,13 @@ class MemoryBudget:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self._freed_per_ms = 10_000.0  # until measured
+        self._refused = False  # since the last flush
 
     def admits(self, size: int) -> bool:
         """Whether a write of this size fits. One that fits an empty budget alone is always let in then."""
-        return self.used_bytes == 0 or self.used_bytes + size <= self.limit_bytes
+        admitted = self.used_bytes == 0 or self.used_bytes + size <= self.limit_bytes
+        self._refused = self._refused or not admitted
+        return admitted
 
     def take(self, size: int) -> None:
         """Count bytes in. Replay counts in too, past the limit if it must: what was acknowledged is never refused."""
@@ -23,6 +26,7 @@ class MemoryBudget:
 
     def flushed(self, size: int, took_ms: float) -> None:
         """A flush freed so much in so long: what retry hints are made of."""
+        self._refused = False
         self._freed_per_ms = 0.7 * self._freed_per_ms + 0.3 * (size / max(took_ms, 1.0))
 
     def retry_after_ms(self, size: int) -> int:
@@ -32,5 +36,5 @@ class MemoryBudget:
 
     @property
     def pressed(self) -> bool:
-        """More than three quarters are used: flush the largest memtables now."""
-        return self.used_bytes * 4 > self.limit_bytes * 3
+        """More than three quarters are used, or a write did not fit: flush the largest memtables now."""
+        return self.used_bytes * 4 > self.limit_bytes * 3 or (self._refused and self.used_bytes > 0)

@@ -93,6 +93,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (_S.SERVING, _E.RESUME): _S.SERVING,  # the STOP never came here
     (_S.STOPPING, _E.RESUME): _S.SERVING,
     (_S.STOPPED, _E.RESUME): _S.SERVING,
+    (_S.READ_ONLY, _E.RESUME): _S.READ_ONLY,  # damaged while it was to be moved: reads go on, under the new epoch
     (_S.DROPPING, _E.DROPPED): _S.CLOSED,
     (_S.DROPPING, _E.FAIL): _S.FAILED,
     (_S.DROPPING, _E.DROP): _S.DROPPING,
@@ -135,7 +136,8 @@ def decide(region: RegionView, order: OrderView) -> Event | None:
     if order.kind is Event.STOP:
         fresh = order.attempt > region.attempt
         return Event.STOP if fresh and state in (State.SERVING, State.STOPPING, State.STOPPED) else None
-    return Event.RESUME if order.epoch > epoch and state in (State.SERVING, State.STOPPING, State.STOPPED) else None
+    held = (State.SERVING, State.STOPPING, State.STOPPED, State.READ_ONLY)
+    return Event.RESUME if order.epoch > epoch and state in held else None
 
 
 def _decide_open(region: RegionView, order: OrderView) -> Event | None:

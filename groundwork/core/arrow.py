@@ -61,6 +61,8 @@ def check_batch(payload: Bytes, schema: pa.Schema, rows: int) -> pa.RecordBatch:
         raise BadInput("batch", f"{len(payload) - reader.tell()} bytes follow the record batch message")
     if batch.num_rows != rows:
         raise BadInput("rows", f"the batch has {batch.num_rows} rows, the request says {rows}")
+    if not rows:
+        raise BadInput("rows", "the batch is empty: it would share its place in the order of writes with the next one")
     return batch
 
 

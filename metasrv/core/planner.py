@@ -205,6 +205,10 @@ def plan_migration(
             raise BadInput(
                 "region_ids", f"region {region_text(region_id)} is {how}: only a serving region can be moved"
             )
+        if state.reads_only(region_id):
+            raise BadInput(
+                "region_ids", f"region {region_text(region_id)} has damaged entries: accept its loss before it is moved"
+            )
         if source == to_node:
             raise BadInput("to_node", f"region {region_text(region_id)} is on {to_node} already")
         lane = pool.take(1, only=[to_node] if to_node else [n for n in pool.nodes() if n != source])

@@ -125,7 +125,7 @@ class Procedures:
         for lane in state.open_lanes(node_id):
             for region_id in state.staying.get(lane, ()):
                 region = state.regions[region_id]
-                free = region_id not in state.migrations and region_id not in tried
+                free = region_id not in state.migrations and region_id not in tried and not state.reads_only(region_id)
                 if free and region.lane == lane and region.phase is Phase.SERVING:
                     found.append(region_id)
         return sorted(found)[:limit]

@@ -50,7 +50,9 @@ def plan_rebalance(state: State, inventory: Inventory, wall_ms: int, tried: Coll
 def _serving(state: State, node_id: str) -> list[int]:
     lanes = sorted(state.open_lanes(node_id), key=lambda x: (-state.owned(x), x))
     for lane in lanes:
-        found = [r for r in state.regions_of(lane) if state.regions[r].phase is Phase.SERVING]
+        found = [
+            r for r in state.regions_of(lane) if state.regions[r].phase is Phase.SERVING and not state.reads_only(r)
+        ]
         if found:
             return found
     return []

@@ -106,6 +106,11 @@ class State:
         """The phase that people and routes see."""
         return Phase.LOST if self.is_over(region.lane) else region.phase
 
+    def reads_only(self, region_id: int) -> bool:
+        """Whether it has damaged entries and serves reads only: no move can end, since its owner cannot stop it."""
+        failure = self.failures.get(region_id)
+        return failure is not None and failure.read_only
+
     def phases(self) -> dict[Phase, int]:
         """How many regions are in each phase, without a scan of the regions."""
         counts = dict.fromkeys(Phase, 0)

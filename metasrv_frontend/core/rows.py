@@ -12,6 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from groundwork.core.arrow import arrow_schema, encode_batch
+from groundwork.core.entry import ENTRY_BYTES_MAX
+from groundwork.core.errors import BadInput
 from groundwork.core.table import Column, Role, TableInfo
 from metasrv_frontend.core.line_protocol import TableLines
 from metasrv_frontend.core.line_values import BadLine
@@ -142,15 +144,19 @@ def partitions_of_batch(table: TableInfo, batch: pa.RecordBatch) -> npt.NDArray[
 
 
 def _pieces(table: TableInfo, region_id: int, batch: pa.RecordBatch) -> list[Piece]:
+    """Raises BadInput for a row that no entry can hold."""
     whole = encode_batch(batch)
-    if len(whole) <= PIECE_BYTES_MAX:
+    if len(whole) <= PIECE_BYTES_MAX or batch.num_rows == 1:
+        if len(whole) > ENTRY_BYTES_MAX:
+            raise BadInput(
+                f"table {table.name!r}",
+                f"a row of {len(whole)} bytes; at most {ENTRY_BYTES_MAX}; nothing of this request was applied",
+            )
         return [Piece(region_id, batch.num_rows, table.schema.version, whole)] if batch.num_rows else []
-    step = -(-batch.num_rows // -(-len(whole) // PIECE_BYTES_MAX)) or 1
-    found = []
-    for start in range(0, batch.num_rows, step):
-        part = batch.slice(start, step)
-        found.append(Piece(region_id, part.num_rows, table.schema.version, encode_batch(part)))
-    return found
+    step = -(-batch.num_rows // -(-len(whole) // PIECE_BYTES_MAX))
+    # Where some rows are far bigger than others, a part is split again.
+    parts = (_pieces(table, region_id, batch.slice(start, step)) for start in range(0, batch.num_rows, step))
+    return [piece for part in parts for piece in part]
 
 
 def padded(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -38,6 +38,8 @@ def _why_not(tx: Transaction, move: Placement) -> str:
         return "does not exist"
     if state.is_over(region.lane) or region.phase is not Phase.SERVING:
         return f"is {state.phase_of(region).name.lower()}: only a serving region can be moved"
+    if state.reads_only(move.region_id):
+        return "has damaged entries and serves reads only: accept its loss before it is moved"
     if move.region_id in state.migrations:
         return f"is being moved already, by procedure {state.migrations[move.region_id].attempt}"
     target = state.nodes.get(move.target.node_id)

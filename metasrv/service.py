@@ -65,7 +65,12 @@ class Service:
         self.book = LeaseBook(config.node_id, config.peers)
         self._store = store
         self._peers = Peers(config.node_id, config.peers, config.tls)
-        guard = Guard(config.cluster_id, config.peers, lambda why: self.metrics.refusals.labels(why).inc())
+        guard = Guard(
+            config.cluster_id,
+            config.peers,
+            lambda why: self.metrics.refusals.labels(why).inc(),
+            lambda: self.machine.state.nodes,
+        )
         self._server = aio_server([guard])
         self.consensus = consensus(self.machine, self._server, self.metrics.registry)
         self._proposer = Proposer(self.consensus, clock, self.metrics)

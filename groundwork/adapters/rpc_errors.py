@@ -3,14 +3,27 @@
 import grpc
 import grpc.aio
 
-from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, NotFound, NotLeader, Refused, Unknown
+from groundwork.core.errors import (
+    BadInput,
+    ForeignCluster,
+    MetasrvError,
+    NotFound,
+    NotLeader,
+    PermissionDenied,
+    Refused,
+    Unknown,
+)
 
 KIND = "x-error-kind"
 FIELD = "x-error-field"
 LEADER = "x-leader-address"
 
 # Refused kinds whose status is better known by another name; the rest are FAILED_PRECONDITION.
-_REFUSED_STATUS = {"not_found": grpc.StatusCode.NOT_FOUND, "exists": grpc.StatusCode.ALREADY_EXISTS}
+_REFUSED_STATUS = {
+    "not_found": grpc.StatusCode.NOT_FOUND,
+    "exists": grpc.StatusCode.ALREADY_EXISTS,
+    "permission_denied": grpc.StatusCode.PERMISSION_DENIED,
+}
 RETRIABLE = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -69,6 +82,8 @@ def typed(error: grpc.aio.AioRpcError) -> MetasrvError:
         return BadInput(metadata.get(FIELD, "request"), message)
     if kind == "foreign_cluster":
         return ForeignCluster(message)
+    if kind == "permission_denied":
+        return PermissionDenied(message)
     if kind and error.code() not in RETRIABLE:
         return Refused(kind, message)
     if error.code() is grpc.StatusCode.INVALID_ARGUMENT:

@@ -15,6 +15,7 @@ MetasrvError
 │   ├── NotLeader        ask `leader_id`, where known
 │   └── Unknown          the outcome is not known: propose again under the same request id
 ├── Refused              the cluster's state does not allow it; `kind` says why (not_found, exists, conflict, ...)
+│   └── PermissionDenied the caller's certificate does not allow it
 └── ForeignCluster       the other side belongs to another cluster
 """
 
@@ -89,6 +90,13 @@ class Refused(MetasrvError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class PermissionDenied(Refused):
+    """Who asks may not ask for this, whatever the state is; the message says who may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("permission_denied", message)
 
 
 class ForeignCluster(MetasrvError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -10,14 +10,13 @@ import grpc.aio
 import structlog
 
 from groundwork.adapters.rpc_errors import describe, trailing
-from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, NotLeader
+from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, NotLeader, PermissionDenied
+from metasrv.adapters.roles import check_role
 
 log = structlog.get_logger()
 FORWARDED = "x-forwarded"
 # A foreign agent is answered on its stream, so that it can say why it gets no lease.
 _ANSWERS_FOREIGN = "/metasrv.v1.Heartbeat/"
-_REPLICAS_ONLY = ("/metasrv.v1.Replicas/", "/raft.v1.Raft/")
-_NODES_ONLY = ("/metasrv.v1.Heartbeat/", "/metasrv.v1.Nodes/")
 # A tool that does not know the cluster yet may look; whoever names another cluster may not even do that.
 _READS = frozenset(
     f"/metasrv.v1.{method}"
@@ -45,11 +44,18 @@ def claimed(request: Any) -> tuple[str | None, str]:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """See the module docstring. `peers` are the replicas' addresses by node id."""
+    """See the module docstring. `peers` are the replicas' addresses by node id, `nodes` gives the registered nodes."""
 
-    def __init__(self, cluster_id: str, peers: Mapping[str, str], refused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        cluster_id: str,
+        peers: Mapping[str, str],
+        refused: Callable[[str], None],
+        nodes: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         self._cluster_id = cluster_id
         self._peers = peers
+        self._nodes = nodes
         self._refused = refused
 
     async def intercept_service(
@@ -82,19 +88,17 @@ class Guard(grpc.aio.ServerInterceptor):
         if cluster_id != self._cluster_id and not anonymous and not method.startswith(_ANSWERS_FOREIGN):
             self._refused("foreign_cluster")
             raise ForeignCluster(f"this is cluster {self._cluster_id}, the request names {cluster_id or 'none'}")
-        self._check_certificate(method, node_id, context)
+        self._check_certificate(method, node_id, request, context)
 
-    def _check_certificate(self, method: str, node_id: str, context: Any) -> None:
+    def _check_certificate(self, method: str, node_id: str, request: Any, context: Any) -> None:
         names = certificate_names(context.auth_context())
         if names is None:
             return
-        if method.startswith(_REPLICAS_ONLY):
-            if not (names & self._peers.keys()) or (node_id and node_id not in names):
-                self._refused("certificate")
-                raise BadInput("certificate", f"{sorted(names)} is not that of the replica {node_id or '(unnamed)'}")
-        elif method.startswith(_NODES_ONLY) and node_id not in names and not (names & self._peers.keys()):
+        try:
+            check_role(method, names, node_id, request, self._peers, self._nodes())
+        except (BadInput, PermissionDenied):
             self._refused("certificate")
-            raise BadInput("certificate", f"{sorted(names)} is not that of the node {node_id}")
+            raise
 
     async def _abort(self, method: str, error: MetasrvError, context: Any) -> None:
         status, message, kind, _ = describe(error)

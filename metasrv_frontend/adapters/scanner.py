@@ -198,6 +198,7 @@ class Scanner:
     ) -> datanode_pb2.ScanReply | Refusal | None:
         """The next piece, None at the end, or a refusal when the stream is silent and the region has moved."""
         reading = asyncio.ensure_future(stream.read())
+        reading.add_done_callback(lambda read: read.cancelled() or read.exception())  # also where nobody asks any more
         try:
             while True:
                 done, _ = await asyncio.wait({reading}, timeout=LOOK_MS / 1000)

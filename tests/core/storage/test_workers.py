@@ -31,14 +31,15 @@ def test_cancelled_work_is_not_begun() -> None:
     done: list[str] = []
 
     async def scenario() -> None:
-        gate = threading.Event()
+        begun, gate = threading.Event(), threading.Event()
 
         def first() -> None:
+            begun.set()
             gate.wait(10)
             done.append("first")
 
         tasks = [asyncio.ensure_future(workers.run(work)) for work in (first, lambda: done.append("second"))]
-        await asyncio.sleep(0)
+        await asyncio.to_thread(begun.wait, 10)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

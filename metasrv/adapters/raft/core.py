@@ -5,6 +5,7 @@ transfer.py), and how much one turn applies. The private names used are listed a
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from groundwork.core.check import require
@@ -45,6 +46,7 @@ class Core(SyncObj):  # type: ignore[misc]
     """One replica's Raft state. Single-threaded, synchronous; the journal must be synced before anything leaves."""
 
     _SyncObj__raftCommitIndex: int
+    _SyncObj__raftElectionDeadline: float
 
     def __init__(self, config: RaftConfig, journal: Journal, transport: Transport, apply: Apply, applied: int) -> None:
         self._journal = journal
@@ -107,6 +109,11 @@ class Core(SyncObj):  # type: ignore[misc]
         return self.leads and self.raftLastApplied >= (self._SyncObj__noopIDx or 0)
 
     @property
+    def waits_for_quorum(self) -> bool:
+        """Whether it leads, and no quorum is known to hold the first entry of its own term."""
+        return self.leads and self.raftCommitIndex < (self._SyncObj__noopIDx or 0)
+
+    @property
     def leader_id(self) -> str | None:
         """The last known leader."""
         leader = self._SyncObj__raftLeader
@@ -131,6 +138,15 @@ class Core(SyncObj):  # type: ignore[misc]
     def asked_to_take_over(self) -> bool:
         """Whether the leader handed its leadership to this replica."""
         return bool(self._SyncObj__transferInProgress)
+
+    def tick(self, may_elect: bool) -> None:
+        """Let the core work. Between two looks at the clock a deadline may pass: it elects where it may, not because."""
+        deadline_s = self._SyncObj__raftElectionDeadline
+        if not may_elect:
+            self._SyncObj__raftElectionDeadline = inf
+        self.doTick(0)
+        if not may_elect:
+            self._SyncObj__raftElectionDeadline = deadline_s
 
     def postpone_election(self, for_s: float | None = None) -> None:
         """By `for_s`, or as if the leader had just been heard."""

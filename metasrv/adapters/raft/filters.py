@@ -85,6 +85,17 @@ class Filters(Transport):  # type: ignore[misc]
             self._throttled.add(peer)
             self._onNodeDisconnected(Peer(peer))
 
+    def standing(self) -> dict[str, str]:
+        """What a leader knows of each follower, for its log."""
+        told = {}
+        for peer in self._config.others:
+            how = (
+                "receives a snapshot" if peer in self.away else "is held back" if peer in self._throttled else "linked"
+            )
+            place = f"holds {self.core.match_index(peer)}, next {self.core.next_index(peer)}"
+            told[peer] = f"{how if peer in self.linked else 'no stream'}; {place}"
+        return told
+
     # ---------------------------------------------------------------- out
 
     def send(self, node: Peer, message: codec.Message) -> bool:
@@ -155,9 +166,7 @@ class Filters(Transport):  # type: ignore[misc]
         elif kind == "next_node_idx":
             self._next_index(peer, decoded)
         elif kind == "response_vote":
-            if (term, peer) not in self._voters:  # the core counts votes, not voters
-                self._voters = {voter for voter in self._voters if voter[0] == term} | {(term, peer)}
-                self.deliver(peer, decoded)
+            self._vote(peer, decoded)
         elif self._journal.standing is Standing.JOINED:
             self.deliver(peer, decoded)  # timeout_now; the core checks that its leader sent it
 
@@ -224,9 +233,21 @@ class Filters(Transport):  # type: ignore[misc]
             return
         self.deliver(peer, message)
 
+    def _vote(self, peer: str, message: codec.Message) -> None:
+        vote = (message["term"], peer)
+        if vote in self._voters:
+            return  # the core counts votes, not voters
+        self._voters = {other for other in self._voters if other[0] == vote[0]} | {vote}
+        # The core leads with a majority. Where more are needed, the first votes wait here for the last.
+        if len(self._voters) == self._ballot.needed():
+            for _, voter in sorted(self._voters):
+                self.deliver(voter, message)
+
     def _next_index(self, peer: str, message: codec.Message) -> None:
         if not self.core.leads:
             return
+        if not message["reset"] and not message["success"]:
+            return  # it rejoins: what does not count for a commit does not keep a leader leading either
         if message["reset"]:
             # A reset that answers something sent before the last reset was acted upon is stale: acting on it again
             # would send everything twice, and for ever when there is much to send (E2, E15).

@@ -32,6 +32,7 @@ log = structlog.get_logger()
 Answer = Callable[[Applied | MetasrvError], None]
 Send = Callable[[str, list[pb.Message]], None]
 _FULL_RETRY_S = 0.25
+_TELL_AGAIN_S = 5.0
 
 
 class _Waiting(NamedTuple):
@@ -83,6 +84,7 @@ class Replica:
         self._sent = (0, 0)
         self._full_until_s: float | None = None
         self._seen = (0, False)
+        self._served_s = now_s()
         self.paused = False
 
     # ---------------------------------------------------------------- what happens to a replica
@@ -170,7 +172,7 @@ class Replica:
             for peer in self.config.others:
                 self._filters.post(peer, question)
         before = self.core.term
-        self.core.doTick(0)
+        self.core.tick(self._ballot.may_elect)
         if self.core.term > before:
             self._metrics.elections.inc()
         self._accept()
@@ -373,5 +375,9 @@ class Replica:
             self._seen = seen
             self._metrics.term.set(seen[0])
             self._metrics.leads.set(seen[1])
+            self._served_s = now_s()
+        if self.core.waits_for_quorum and now_s() - self._served_s > _TELL_AGAIN_S:
+            self._served_s = now_s()
+            log.warning("leader_waits_for_quorum", term=self.core.term, followers=self._filters.standing())
         self._metrics.applied.set(self.core.raftLastApplied)
         self._metrics.journal_bytes.set(self.journal.size_bytes)

@@ -321,20 +321,24 @@ class PreVoteReply(_message.Message):
     ASKED_TERM_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     GRANTED_FIELD_NUMBER: _builtins.int
+    ABSTAINS_FIELD_NUMBER: _builtins.int
     asked_term: _builtins.int
     term: _builtins.int
     """the answering replica's own"""
     granted: _builtins.bool
+    abstains: _builtins.bool
+    """it rejoins and votes for nobody: a new cluster need not wait for it"""
     def __init__(
         self,
         *,
         asked_term: _builtins.int = ...,
         term: _builtins.int = ...,
         granted: _builtins.bool = ...,
+        abstains: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_term", b"asked_term", "granted", b"granted", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstains", b"abstains", "asked_term", b"asked_term", "granted", b"granted", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

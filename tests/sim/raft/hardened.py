@@ -71,6 +71,10 @@ class Hardened:
 
         self.replica.propose(command, answer)
 
+    def hand_over(self, to: str) -> bool:
+        """Ask a follower to take over."""
+        return self.replica.hand_over(to)
+
     def confirm(self, answer: Callable[[bool], None]) -> None:
         """Ask for a round."""
         self.replica.confirm(answer)

@@ -110,6 +110,10 @@ class Stock:
         """Propose; only success is reported."""
         self._core.put(command, callback=lambda index, error: None if error else acked(index))
 
+    def hand_over(self, to: str) -> bool:
+        """Not asked of it."""
+        return False
+
     def confirm(self, answer: Callable[[bool], None]) -> None:
         """It has no such thing."""
         answer(False)  # it has no such thing

@@ -9,61 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from metasrv.adapters.raft.library import use_clock, use_random
 from tests.sim.raft.crashing_disk import CrashingDisk, PowerLost
+from tests.sim.raft.node import Node
 
 NAMES = ("r-1", "r-2", "r-3")
 PAIRS = tuple((a, b) for a in NAMES for b in NAMES if a != b)
-
-
-class Node(Protocol):
-    """What the world drives. Hardened: metasrv.adapters.raft.replica.Replica, in a thin dress."""
-
-    def link(self, peer: str) -> None:
-        """A stream to `peer` is up."""
-        ...
-
-    def unlink(self, peer: str) -> None:
-        """It broke."""
-        ...
-
-    def deliver(self, peer: str, parcel: Any) -> None:
-        """A parcel from `peer` arrives."""
-        ...
-
-    def abandon(self) -> None:
-        """The process is gone."""
-        ...
-
-    def turn(self) -> None:
-        """Let it work."""
-        ...
-
-    def propose(self, command: bytes, acked: Callable[[int], None]) -> None:
-        """Propose a command; `acked` gets its index."""
-        ...
-
-    def confirm(self, answer: Callable[[bool], None]) -> None:
-        """Ask for a round."""
-        ...
-
-    def leads(self) -> bool:
-        """Whether it says that it leads."""
-        ...
-
-    def term(self) -> int:
-        """Its term."""
-        ...
-
-    def applied(self) -> int:
-        """The last index it applied."""
-        ...
-
-    def settled(self) -> bool:
-        """Whether its disk may be lost without a second fault."""
-        ...
+SERVE_S = 30.0
+"""Within this time, virtual, two replicas must serve once nothing disturbs them: fifteen of the longest time-outs."""
 
 
 @dataclass
@@ -109,13 +64,20 @@ class Faults:
     heal: float = 0.02
     full: float = 0.0
     wipe: float = 0.0
+    hand_over: float = 0.0
 
 
 class World:
     """One run. `run()` returns what went wrong, as sentences; empty is good."""
 
-    def __init__(self, seed: int, folder: Path, build: Build, faults: Faults) -> None:
+    def __init__(self, seed: int, folder: Path, build: Build, faults: Faults, *, apart: float = 0.0) -> None:
         self.chance = random.Random(seed)
+        self._ends = random.Random(f"ends of {seed}")
+        self._apart = apart
+        self._doomed: tuple[str, int] | None = None
+        self._lost: set[str] = set()
+        self.hand_overs = self.twos = 0
+        self.longest_s = 0.0
         self.folder, self.faults = folder, faults
         self._build = build
         self.now = 1000.0
@@ -133,7 +95,7 @@ class World:
         self.cut: set[tuple[str, str]] = set()
         self._proposed = 0
         self.stop_early = True
-        self.clock_step_s = 0.0  # the stock library spins until time has passed
+        self.clock_step_s = 1e-5 if apart else 0.0  # the stock library spins until time has passed
         use_clock(self._clock)
         use_random(random.Random(seed))
         self.settings = {
@@ -183,6 +145,7 @@ class World:
     def wipe(self, name: str) -> None:
         """A disk is replaced by an empty one."""
         self.wipes += 1
+        self._lost.add(name)
         if self.nodes[name] is not None:
             self.crash(name)
         shutil.rmtree(self.folder / name)
@@ -273,6 +236,9 @@ class World:
 
     def run(self, steps: int) -> list[str]:
         """So many random steps, then calm."""
+        if self._ends.random() < self._apart:
+            late = self._ends.choice(NAMES)  # the other two meet first
+            self.cut = {pair for pair in PAIRS if late in pair}
         for pair in PAIRS:
             self.connect(pair)
         for _ in range(steps):
@@ -284,6 +250,7 @@ class World:
         return self.failures
 
     def _random_step(self) -> None:
+        self._doom()
         dice = self.chance.random()
         if dice < 0.25:
             self.turn(self.chance.choice(NAMES))
@@ -303,7 +270,7 @@ class World:
 
     def _fault(self) -> None:
         faults = self.faults
-        kinds = ("none", "power", "cut", "isolate", "heal", "full", "wipe")
+        kinds = ("none", *vars(faults))
         rest = max(0.0, 0.07 - sum(vars(faults).values()))
         kind = self.chance.choices(kinds, [rest, *vars(faults).values()])[0]
         name, pair = self.chance.choice(NAMES), self.chance.choice(PAIRS)
@@ -321,10 +288,40 @@ class World:
             self.cut.clear()
         elif kind == "full":
             self.disks[name].full = not self.disks[name].full and self.chance.random() < 0.4
-        elif kind == "wipe" and all(node is not None and node.settled() for node in self.nodes.values()):
+        elif kind == "wipe" and not self._without_disk() - {name}:
             # One disk at a time: a second one is lost only after the first replica has caught up.
             self.wipe(name)
             self.boot(name, rejoin=self.chance.random() < 0.5)
+        elif kind == "hand_over":
+            self._hand_over()
+
+    def _without_disk(self) -> set[str]:
+        """The replicas whose disk was lost and that do not count again, yet."""
+        for name in NAMES:
+            node = self.nodes[name]
+            if node is not None and node.settled():
+                self._lost.discard(name)
+        return self._lost
+
+    def _hand_over(self) -> None:
+        """The leader names another one, and as often as not loses power within the next steps."""
+        for name, node in self.nodes.items():
+            if (
+                node is not None
+                and node.leads()
+                and node.hand_over(self.chance.choice([n for n in NAMES if n != name]))
+            ):
+                self.hand_overs += 1
+                self.turn(name)
+                if self.chance.random() < 0.7:
+                    self._doomed = (name, self.chance.randint(0, 12))
+
+    def _doom(self) -> None:
+        if self._doomed is not None:
+            name, steps = self._doomed
+            self._doomed = (name, steps - 1) if steps else None
+            if not steps and self.nodes[name] is not None:
+                self.crash(name)
 
     def _power(self, name: str) -> None:
         """Off, now or within the next steps of the disk; or on again. Now and then for all at once."""
@@ -339,21 +336,16 @@ class World:
                 self.disks[target].steps_left = self.chance.randint(0, 8)
 
     def _calm_down(self) -> None:
-        """No more faults: everything must come back by itself, with everything that was acknowledged."""
+        """No more faults: two serve without the third, and all come back with everything that was acknowledged."""
         self.cut.clear()
         for name in NAMES:
             self.disks[name].steps_left, self.disks[name].full = None, False
+        self._two_serve()
+        for name in NAMES:
             if self.nodes[name] is None:
                 self.boot(name)
         for round_ in range(900):
-            self.now += 0.06
-            for pair in PAIRS:
-                self.connect(pair)
-            for name in NAMES:
-                self.turn(name)
-            for pair in PAIRS:
-                for _ in range(len(self.queues[pair])):
-                    self.deliver(pair)
+            self._round()
             if round_ > 60 and self._converged():
                 break
         else:
@@ -367,3 +359,40 @@ class World:
         leaders = [name for name, node in self.nodes.items() if node is not None and node.leads()]
         applied = {node.applied() for node in self.nodes.values() if node is not None}
         return len(leaders) == 1 and len(applied) == 1
+
+    def _two_serve(self) -> None:
+        """Liveness: where a leader was ever told, and no disk is missing, any two replicas elect one that commits."""
+        if not self.leaders or self._without_disk():
+            return
+        leading = [name for name, node in self.nodes.items() if node is not None and node.leads()]
+        absent = self._ends.choice(leading or NAMES)
+        for name in NAMES:
+            if name == absent and self.nodes[name] is not None:
+                self.crash(name)
+            elif name != absent and self.nodes[name] is None:
+                self.boot(name)
+        began_s, served = self.now, False
+
+        def acked(index: int) -> None:
+            nonlocal served
+            self.acked[b"two serve"], served = index, True
+
+        while not served and self.now - began_s < SERVE_S:
+            self._round()
+            for node in self.nodes.values():
+                if node is not None and node.leads():
+                    node.propose(b"two serve", acked)
+        if not served:
+            self.fail(f"without {absent} nothing was committed within {SERVE_S:.0f} s")
+        self.twos, self.longest_s = self.twos + 1, max(self.longest_s, self.now - began_s)
+
+    def _round(self) -> None:
+        """Time passes, and everything arrives."""
+        self.now += 0.06
+        for pair in PAIRS:
+            self.connect(pair)
+        for name in NAMES:
+            self.turn(name)
+        for pair in PAIRS:
+            for _ in range(len(self.queues[pair])):
+                self.deliver(pair)

@@ -63,7 +63,9 @@ class Cluster:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.layout.folder,
                 start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
             )  # fmt: skip
-        (self.layout.folder / f"{name}.pid").write_text(f"{self._processes[name].pid}\n")
+        written = self.layout.folder / f"{name}.pid.new"
+        written.write_text(f"{self._processes[name].pid}\n")
+        written.replace(self.layout.folder / f"{name}.pid")  # whoever finds it finds a number in it
 
     def wait_ready(self, names: Iterable[str] | None = None, deadline_s: float = 60.0,
                    on_ready: Callable[[Member], None] | None = None) -> None:  # fmt: skip

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from metactl.asking import Metasrv
+from metactl.cluster import is_ready
 from metactl.context import Context
 from metactl.dev import read_state
 from metactl.waiting import until
@@ -179,10 +180,10 @@ def test_what_every_process_shows(cluster: tuple[Path, Context]) -> None:
     for kind, needed in NEEDED.items():
         for config in sorted((folder / "here").glob(f"{kind}-*.toml")):
             address = next(x.split('"')[1] for x in config.read_text().splitlines() if x.startswith("http_listen"))
-            for page in ("health", "ready"):
-                with urllib.request.urlopen(f"http://{address}/{page}", timeout=20) as answer:
-                    assert answer.status == 200
-                    assert isinstance(json.loads(answer.read()), dict)
+            until(f"{config.stem} is ready", lambda at=address: is_ready(at), deadline_s=30)  # type: ignore[misc]
+            with urllib.request.urlopen(f"http://{address}/health", timeout=20) as answer:
+                assert answer.status == 200
+                assert isinstance(json.loads(answer.read()), dict)
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
                 families = list(text_string_to_metric_families(answer.read().decode()))
             assert needed <= {f.name for f in families}, config.name

@@ -46,6 +46,12 @@ class Fabric:
         """Nothing from `source` reaches `target` any more."""
         self._blocked.add((source, target))
 
+    def unblock(self, source: str, target: str) -> None:
+        """Heal one direction of one link; what was kept back arrives."""
+        self._blocked.discard((source, target))
+        for connection in list(self._connections):
+            connection.release()
+
     def unblock_all(self) -> None:
         """Heal every link; what was kept back arrives."""
         self._blocked.clear()
@@ -135,6 +141,9 @@ class Connection:
     def release(self) -> None:
         """The links are whole again."""
         for forward in (False, True):
+            source, target = self._ends(forward)
+            if self.fabric.is_blocked(source.name, target.name):
+                continue
             held, self._held[forward] = self._held[forward], deque()
             for arrive, args in held:
                 self._deliver(forward, arrive, args)

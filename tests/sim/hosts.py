@@ -16,6 +16,7 @@ from datanode_agent.engine.config import EngineConfig
 from datanode_agent.service import Agent
 from datanode_agent.surroundings import Surroundings
 from groundwork.adapters.config import ObjectStoreConfig
+from groundwork.adapters.lanes.places import Limits
 from groundwork.adapters.rpc import use_transport
 from groundwork.core.errors import MetasrvError
 from groundwork.sim.clock import SimClock
@@ -38,11 +39,25 @@ RESTART_S = 1.0  # what a service manager waits before it starts a program again
 TIMING = Timing(lease_ms=3_000, beat_ms=900, election_ms_min=1_000, election_ms_max=2_000, tick_ms=100)
 APPEND_PERIOD_MS = 300
 POLICY = PolicyConfig(unwell_ms=2_500, settle_ms=4_000)
-LIMITS = RaftLimits(journal_entries_max=60, journal_tail_entries=10, chunk_bytes=2_000)
-ENGINE = EngineConfig(
-    memory_budget_bytes=1 << 20, flush_bytes=6_000, flush_age_ms=5_000, settle_ms=1_000, files_max=3,
-    delete_grace_ms=2_000, manifests_kept=2, tick_ms=500, canary_ms=1_000, probe_ms=1_000, replay_objective_ms=2_000,
-)  # fmt: skip
+
+
+class Sizes:
+    """What differs from history to history: some have small limits, so that they are met."""
+
+    def __init__(self, chance: random.Random) -> None:
+        small = chance.random() < 0.3
+        self.raft = RaftLimits(
+            journal_entries_max=12 if small else 60, journal_tail_entries=2 if small else 10, chunk_bytes=2_000
+        )
+        self.engine = EngineConfig(
+            memory_budget_bytes=1 << 20, flush_bytes=chance.choice((2_000, 6_000, 6_000)),
+            flush_age_ms=chance.choice((1_000, 5_000, 5_000)), settle_ms=1_000, files_max=3, delete_grace_ms=2_000,
+            manifests_kept=2, tick_ms=500, canary_ms=1_000, probe_ms=1_000, replay_objective_ms=2_000,
+        )  # fmt: skip
+        self.stop_deadline_ms = chance.choice((1_500, 10_000))
+        # The store is down when everything is started for the first time: for shorter, or longer, than opens are tried.
+        self.rough_start_s = chance.uniform(1.0, 6.0) if chance.random() < 0.05 else 0.0
+        self.lanes = Limits(settle_ms=3_000.0) if self.rough_start_s else Limits()
 
 
 class NoHttp:
@@ -198,7 +213,7 @@ class MetasrvHost(Host):
             told = RaftConfig(
                 cluster_id=CLUSTER, node_id=self.name, peers=config.peers, data_dir=Path(config.data_dir) / "raft",
                 election_ms_min=TIMING.election_ms_min, election_ms_max=TIMING.election_ms_max,
-                append_period_ms=APPEND_PERIOD_MS, limits=LIMITS, rejoin=rejoin,
+                append_period_ms=APPEND_PERIOD_MS, limits=world.sizes.raft, rejoin=rejoin,
             )  # fmt: skip
             world.checks.watch(self.name, machine)
             raft = EmbeddedRaft(told, machine, registry=registry, disk=self.disk, fatal=fatal)
@@ -243,7 +258,8 @@ class DatanodeHost(Host):
             cluster_id=CLUSTER, node_id=self.name, locality=world.locality(self.name),
             data_dir=str(world.folder / self.name), listen=self.address, http_listen=f"{self.name}:4102",
             metasrv=tuple(h.address for h in world.metasrvs), object_store=ObjectStoreConfig(directory="/unused"),
-            lanes=world.lanes, engine=ENGINE, stop_deadline_ms=10_000,
+            lanes=world.lanes, engine=world.sizes.engine,
+            stop_deadline_ms=world.sizes.stop_deadline_ms,
         )  # fmt: skip
 
         def beats(on_heard: Callable[..., None], on_crash: Callable[..., None]) -> TaskBeats:
@@ -253,7 +269,7 @@ class DatanodeHost(Host):
         self._folder.open()
         self.agent = Agent(config, surroundings=around)
         store, workers = self.store(process), InlineWorkers()
-        logs = WatchedLog(store, self.clock, workers, nonce=lambda: self.chance.randbytes(16))
+        logs = WatchedLog(store, self.clock, workers, world.sizes.lanes, nonce=lambda: self.chance.randbytes(16))
         logs.owners = world.owners
         try:
             status = await self.agent.serve(store, logs, workers)

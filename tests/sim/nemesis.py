@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.sim.disk_faults import DiskFaults
 from tests.sim.store_faults import StoreFaults
+from tests.sim.stories import Stories
 
 if TYPE_CHECKING:
     from tests.sim.hosts import Host, MetasrvHost
@@ -25,7 +26,7 @@ class Nemesis:
     def __init__(self, world: "World") -> None:
         self.world = world
         self.chance = random.Random(f"{world.seed}/nemesis")
-        self.disks, self.store = DiskFaults(self), StoreFaults(self)
+        self.disks, self.store, self.stories = DiskFaults(self), StoreFaults(self), Stories(self)
         self._until_s = 0.0
         self._round = 0  # what was planned before a rest does not happen after it
         self._causes: list[tuple[str, float]] = []  # (node or ALL, until when it explains)
@@ -34,14 +35,17 @@ class Nemesis:
             self.kill_leader, self.kill_together, self.pause_leader, self.kill_all_replicas, self.site_lost,
             self.partition_node, self.one_way, self.partition_leader, self.flap, self.reset_connections,
             self.slow_links,
-            *self.store.kinds, *self.disks.kinds,
+            *self.store.kinds, *self.disks.kinds, *self.stories.kinds,
             self.transfer, self.migrate, self.migrate, self.drain, self.clock_jumps, self.zombie,
         ]  # fmt: skip
         mood = self.chance.random()
         self._kinds = kinds if mood < 0.3 else self.chance.sample(kinds, self.chance.choice((1, 2, 3, 5)))
         self._rate = self.chance.choice((0.3, 0.6, 1.0))
+        self.tells_a_story = 0.3 <= mood < 0.5
+        if self.tells_a_story:
+            self._kinds = [self.chance.choice(self.stories.kinds)] * 3 + self.chance.sample(kinds, 1)
         self._zombie_until_s = 0.0
-        self.about_zombies = self.chance.random() < 0.2
+        self.about_zombies = not self.tells_a_story and self.chance.random() < 0.2
         if self.about_zombies:
             self._kinds = self.chance.sample(kinds, self.chance.choice((0, 1, 2))) or [self.migrate]
             self._rate = 0.3
@@ -178,7 +182,7 @@ class Nemesis:
         chance, world = self.chance, self.world
         if self._zombie_until_s > world.loop.time():
             return  # one at a time: somebody has to take over
-        host = self._owner()
+        host = self.owner()
         for_s = chance.uniform(6, 11)
         slow = chance.random() < 0.8
         self._zombie_until_s = world.loop.time() + for_s
@@ -207,7 +211,7 @@ class Nemesis:
             self.later(at_s + chance.uniform(0.2, 2), host.process.resume)
         self.later(at_s + chance.uniform(0.2, 3), self.store.heal, host)
 
-    def _owner(self) -> "Host":
+    def owner(self) -> "Host":
         """A datanode that has regions which are written to."""
         clients, leader = self.world.clients, self.leader()
         if clients.table is None or not hasattr(leader, "service"):

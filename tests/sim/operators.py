@@ -1,5 +1,6 @@
 """Operators: moves, drains and changes of leadership, asked for through the real admin client."""
 
+import asyncio
 import random
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
@@ -71,6 +72,17 @@ class Operators:
         regions = self._chance.sample(table.region_ids, min(len(table.region_ids), self._chance.choice((1, 2))))
         to = self._chance.choice(["", *(h.name for h in self._world.datanodes)])
         self._ask("migrate", self.admin.migrate(regions, to, request_id=self._id(), deadline_ms=DEADLINE_MS))
+
+    def migrate_and_cancel(self, after_s: float) -> None:
+        """Move a region, and think better of it."""
+        table = self._world.clients.table
+        if table is not None:
+            self._ask("cancel", self._migrate_and_cancel(self._chance.choice(table.region_ids), after_s))
+
+    async def _migrate_and_cancel(self, region_id: int, after_s: float) -> None:
+        plan = await self.admin.migrate([region_id], "", request_id=self._id(), deadline_ms=DEADLINE_MS)
+        await asyncio.sleep(after_s)
+        await self.admin.cancel(plan.procedure_id, request_id=self._id(), deadline_ms=DEADLINE_MS)
 
     def drain(self, name: str) -> None:
         """Move everything off a node."""

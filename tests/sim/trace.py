@@ -103,12 +103,12 @@ class Trace:
 # Log lines that tell of rare situations: they count as marks.
 RARE = frozenset(
     {
-        "lane_trim_clamped", "incarnation_over", "own_lane_sealed", "disk_full", "disk_has_space_again",
+        "incarnation_over", "disk_full", "disk_has_space_again",
         "canary_failed",
         "snapshot_installed", "snapshot_taken", "flush_put_off", "breaker_decided", "transfer_decided", "clear_decided",
         "credit_decided", "lanes_not_opened", "orders_switch", "orphans_deleted", "region_compacted", "drained",
         "bootstrap_waits", "routes_watch_stalled", "report_rejected", "not_all_flushed", "decision_not_committed",
-        "lease_lost", "unwell_decided", "reports_left", "raft_stream_cut", "command_refused", "region_failed",
+        "lease_lost", "not_failed_over_decided", "reopen_decided", "reports_left", "command_refused", "region_failed",
     }
 )  # fmt: skip
 # Error-level lines that tell an operator of a fault which the nemesis made.

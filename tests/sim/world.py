@@ -19,7 +19,7 @@ from metasrv.adapters.raft import library
 from tests.sim.checks import Checks
 from tests.sim.clients import Clients
 from tests.sim.history import OUTAGE_S_MAX
-from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost
+from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost, Sizes
 from tests.sim.nemesis import Nemesis
 from tests.sim.operators import Operators
 from tests.sim.owners import Owners
@@ -45,6 +45,7 @@ class World:
         fast = self.chance.uniform(0.0002, 0.005)
         self.fabric = Fabric(self.loop, random.Random(f"{seed}/network"), (fast, fast * self.chance.choice((1.5, 10))))
         self.bucket = Bucket()
+        self.sizes = Sizes(random.Random(f"{seed}/sizes"))
         self.checks = Checks(self)
         self.owners = Owners(self)
         self.metasrvs = [MetasrvHost(self, f"metasrv-{n}", n) for n in (1, 2, 3)]
@@ -59,6 +60,8 @@ class World:
         self.clocks_lie = False  # a lease read's age is bounded by clocks; P1 and P2 are not
         if self.nemesis.about_zombies:
             self.active_s = max(self.active_s, 9.0)
+        if self.nemesis.tells_a_story:
+            self.active_s = max(self.active_s, 8.0)
         self.calm_at = self.chance.uniform(0.3, 0.8) if self.chance.random() < 0.3 else 1.0
         self.settled_s = 0.0  # from the end of all faults until every region served and every replica was up
         self.lease_s = TIMING.lease_ms / 1000
@@ -123,6 +126,11 @@ class World:
             host.start()
         self.clients.start()
         self.operators.start()
+        if self.sizes.rough_start_s:
+            self.trace.fault("rough_start", "store", for_s=self.sizes.rough_start_s)
+            for host in self.hosts:
+                host.faults.unavailable = 1.0
+                self.later(self.sizes.rough_start_s, self.nemesis.store.heal, host)
         if not await self._until(self.clients.prepared, BEGIN_S):
             self.fail(f"the cluster did not begin within {BEGIN_S} s: {self.clients.why}")
             return

@@ -1,0 +1,125 @@
+"""Faults in several steps, for situations that single ones meet once in a thousand histories."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.sim.hosts import Host
+    from tests.sim.nemesis import Nemesis
+
+FRONTEND = "frontend-1"
+
+
+class Stories:
+    """Each is a kind of fault to the nemesis."""
+
+    def __init__(self, nemesis: "Nemesis") -> None:
+        self._nemesis = nemesis
+        self._world = nemesis.world
+        self._chance = nemesis.chance
+        self.kinds: list[Callable[[], None]] = [
+            self.stops_in_trouble, self.cancels, self.silence, self.brief_cut, self.slow_opening,
+        ]  # fmt: skip
+        self._busy_until_s = 0.0
+
+    def _one_at_a_time(self, for_s: float) -> bool:
+        """Several of them at once undo each other."""
+        now_s = self._world.loop.time()
+        if now_s < self._busy_until_s:
+            return False
+        self._busy_until_s = now_s + for_s
+        return True
+
+    def _cut(self, host: "Host", replicas: list[str], whole: bool = True) -> None:
+        for name in replicas:
+            if whole:
+                self._world.fabric.block(host.name, name)
+                self._world.fabric.block(name, host.name)
+            else:
+                self._world.fabric.unblock(host.name, name)
+                self._world.fabric.unblock(name, host.name)
+
+    def _replicas(self) -> list[str]:
+        return [h.name for h in self._world.metasrvs]
+
+    # ---------------------------------------------------------------- stories
+
+    def stops_in_trouble(self) -> None:
+        """SIGTERM to a datanode that cannot flush, or cannot tell metasrv: it ends at its deadlines."""
+        nemesis, host = self._nemesis, self._chance.choice(self._world.datanodes)
+        if not host.up or not hasattr(host, "agent") or host.process is None or not self._one_at_a_time(9.0):
+            return
+        trouble = self._chance.choice(("store", "metasrv", "both"))
+        nemesis.fault("stops_in_trouble", host.name, 9.0, trouble=trouble)
+        if trouble != "store":
+            self._cut(host, self._replicas())
+            nemesis.later(9.0, self._world.fabric.unblock_all)
+        if trouble != "metasrv":
+            host.faults.hang = True
+            nemesis.later(8.0, nemesis.store.heal, host)
+        nemesis.later(self._chance.choice((0.0, 0.5)), host.process.call, host.agent.stop)
+
+    def cancels(self) -> None:
+        """An operator has regions moved, and cancels that at any moment, before or after the hand-over."""
+        self._world.trace.fault("cancels", "regions")
+        self._world.operators.migrate_and_cancel(self._chance.choice((0.0, 0.05, 0.2)) * self._chance.random())
+
+    def silence(self) -> None:
+        """Most datanodes are silent at once, and then heard again by the followers only: the leader doubts itself."""
+        nemesis, chance = self._nemesis, self._chance
+        lease_s = self._world.lease_s
+        for_s = lease_s + chance.uniform(1.0, 3.0)
+        if not self._one_at_a_time(for_s):
+            return
+        leader = nemesis.leader()
+        followers = [name for name in self._replicas() if name != leader.name]
+        hosts = self._world.datanodes if chance.random() < 0.7 else self._world.datanodes[:2]  # of two sites
+        back_s = chance.choice((lease_s + chance.uniform(0.0, 0.4), for_s))
+        for host in hosts:
+            nemesis.fault("silence", host.name, for_s, leader=leader.name)
+            self._cut(host, self._replicas())
+            nemesis.later(back_s, self._cut, host, followers, False)
+        if chance.random() < 0.7:  # what the followers relay is on its way while the leader asks
+            self._world.fabric.slow_s[leader.name] = 0.1
+            nemesis.later(for_s, self._world.fabric.slow_s.pop, leader.name, 0.0)
+        nemesis.later(for_s, self._world.fabric.unblock_all)
+
+    def brief_cut(self) -> None:
+        """P2: an owner with a slow store and a slow clock is cut off until about when it is failed over, and no longer.
+
+        So it hears that it is out while appends that became durable below the seal are still on their way back.
+        """
+        nemesis, chance = self._nemesis, self._chance
+        for_s = self._world.lease_s + chance.uniform(-0.2, 0.8)
+        if not self._one_at_a_time(for_s + 1.0):
+            return
+        host = nemesis.owner()
+        nemesis.fault("brief_cut", host.name, for_s + 1.0)
+        self._world.clocks_lie = True
+        host.clock.set_rate(0.02)
+        host.faults.latency_ms = (200.0, chance.choice((500.0, 1_200.0)))
+        self._cut(host, self._replicas())
+        nemesis.later(for_s, self._world.fabric.unblock_all)
+        nemesis.later(for_s + 1.0, host.clock.set_rate, 1.0)
+        nemesis.later(for_s + 1.0, nemesis.store.heal, host)
+
+    def slow_opening(self) -> None:
+        """An owner is failed over to nodes whose puts are slow or lose their replies while they claim."""
+        nemesis, chance = self._nemesis, self._chance
+        if not self._one_at_a_time(6.0):
+            return
+        owner = nemesis.owner()
+        nemesis.fault("slow_opening", owner.name, 6.0)
+        slow = chance.random() < 0.5
+        for host in self._world.datanodes:
+            if slow:
+                host.faults.latency_ms = (50.0, 700.0)
+            else:
+                host.faults.lost_reply = 0.5
+            nemesis.later(6.0, nemesis.store.heal, host)
+        nemesis.befell("*", 6.0)
+        if chance.random() < 0.5:
+            owner.crash(chance.random() < 0.5)
+        else:  # it goes on, and commits what it flushed meanwhile
+            self._cut(owner, self._replicas())
+            nemesis.later(self._world.lease_s + 1.0, self._world.fabric.unblock_all)

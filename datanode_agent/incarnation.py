@@ -1,4 +1,4 @@
-"""One registration, from its reply until a refusal says that it is over.
+"""One registration, from its reply until a refusal says that it is over, or none of its lanes takes appends any more.
 
 Order of things: beat at once (so that a slow store does not make a live node look dead), put the OPEN marks, beat again
 (the answer may admit the lanes), then follow orders. A lane acknowledges nothing, and nothing is served, before the
@@ -92,6 +92,9 @@ class Incarnation:
             return
         if heard.standing is not Standing.REGISTERED:
             self._end(heard.standing, heard.replica)
+            return
+        if self.started and self._engine.out_of_lanes:
+            self._end(Standing.REGISTER_AGAIN, heard.replica)
             return
         self._admit(heard.admitted)
         if heard.leader_address and self._link.leader_is(heard.leader_address, heard.term):

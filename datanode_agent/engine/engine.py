@@ -215,6 +215,12 @@ class Engine:
             for lane in list(self._context.lanes.values())
         ]
 
+    @property
+    def out_of_lanes(self) -> bool:
+        """Whether it runs and no lane of its incarnation takes appends any more: it can be given nothing to do."""
+        lanes = self._context.lanes.values()
+        return self._running and bool(lanes) and all(lane.sealed for lane in lanes)
+
     def store_probe_age_ms(self) -> float:
         """Milliseconds since the object store last answered. May be called from the heartbeat thread."""
         return max(0.0, self._context.clock.now_ms() - self._upkeep.probe_ok_ms)

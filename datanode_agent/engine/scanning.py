@@ -152,7 +152,9 @@ class Scanner:
                     yield pb.ScanReply(ipc=message)
             except (StoreError, Damaged) as error:
                 kind = pb.READ_ONLY if isinstance(error, (Damaged, NotFound)) else pb.OVERLOADED
-                yield pb.ScanReply(refused=self._refuse(request, kind, str(error), retry_after_ms=100))
+                refusal = self._refuse(request, kind, str(error), retry_after_ms=100)
+                # Of a region that has left, its next owner may have deleted files: that is no damage.
+                yield pb.ScanReply(refused=self._may_leave(region, request) or refusal)
                 return
         yield pb.ScanReply(ipc=_END_OF_STREAM)
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from groundwork.sim.objects import Bucket
+from protos.datanode.v1 import datanode_pb2 as pb
 from protos.metasrv.v1 import nodes_pb2
 from tests.integration.engine.cluster import QUIET, Node, R, order, simulate
 
@@ -33,6 +34,38 @@ def test_clean_up_ends_when_the_region_is_taken_away() -> None:
         assert node.state() == "closed"
         held.set()
         await cleaning
+        await node.kill()
+
+    simulate(main)
+
+
+def test_a_flush_that_ends_late_leaves_the_region_on_its_new_claim() -> None:
+    """Its last look at the store was before the region failed and was claimed anew: it must not stand on it again."""
+
+    async def main(bucket: Bucket) -> None:
+        held, looked = asyncio.Event(), asyncio.Event()
+        held.set()
+
+        async def gate(operation: str, key: str, when: str) -> None:
+            if operation == "list" and when == "after" and not held.is_set() and not looked.is_set():
+                looked.set()
+                await held.wait()
+
+        node = await Node(bucket, "dn-1", 1, QUIET, gate).start()
+        await node.open(10)
+        await node.put(10, [("h1", 1, 1.0)])
+        held.clear()
+        flushing = asyncio.create_task(node.engine.flush([R]))
+        await looked.wait()
+        node.engine._orders.fail(node.engine._regions[R], "internal", "a defect in one of its tasks")
+        await node.open(12)
+        await node.put(12, [("h1", 2, 2.0)])
+        held.set()
+        await flushing
+        await node.put(12, [("h1", 3, 3.0)])
+        [flushed] = await node.engine.flush([R])
+        assert flushed.outcome == pb.DONE, flushed
+        assert await node.rows(12) == [("h1", 1, 1.0), ("h1", 2, 2.0), ("h1", 3, 3.0)]
         await node.kill()
 
     simulate(main)

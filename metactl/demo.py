@@ -161,10 +161,15 @@ class Drill:
         go_on(self._options.duration_s / 2, load.check)
 
     def _move_leader(self, to: str) -> None:
-        if self._metasrv.status().leader_id != to:
-            request = admin_pb2.TransferLeaderRequest(sender=self._metasrv.sender, to=to, who="demo")
-            self._metasrv.ask(lambda r: r.admin.TransferLeader, request)
-        until(f"{to} leads", lambda: self._metasrv.status().leader_id == to, deadline_s=LEADER_DEADLINE_S)
+        request = admin_pb2.TransferLeaderRequest(sender=self._metasrv.sender, to=to, who="demo")
+
+        def leads() -> bool:
+            if self._metasrv.status().leader_id == to:
+                return True
+            self._metasrv.ask(lambda r: r.admin.TransferLeader, request)  # again where another one took it meanwhile
+            return False
+
+        until(f"{to} leads", leads, deadline_s=LEADER_DEADLINE_S)
         self._say(f"leadership is at {to}, in the site that will be hit")
 
     def _strike(self, before: routes_pb2.RoutesReply) -> Fault:

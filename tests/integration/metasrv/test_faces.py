@@ -144,7 +144,7 @@ def test_a_foreign_cluster_is_refused(tmp_path: Path) -> None:
                 await lost.refresh("cpu")
             await lost.stop()
             async with aio_channel(service.config.listen, None) as channel:
-                relay = ReplicasStub(channel).Relay()
+                relay = ReplicasStub(channel).Relay(wait_for_ready=True)
                 await relay.write(replica_pb2.RelayRequest(cluster_id=OTHER, replica_id="metasrv-2"))
                 with pytest.raises(grpc.aio.AioRpcError, match="this is cluster"):
                     await relay.read()

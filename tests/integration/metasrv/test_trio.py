@@ -66,7 +66,9 @@ def test_a_table_made_through_another_replica_is_known_to_all(tmp_path: Path) ->
                 for n in range(20):
                     table = await routes.create_table(f"cpu-{n}", CPU)
                     request = routes_pb2.RoutesRequest(sender=routes.calls.sender, table=table.name)
-                    replies = await asyncio.gather(*(stub.Get(request, timeout=20) for stub in others))
+                    replies = await asyncio.gather(
+                        *(stub.Get(request, timeout=20, wait_for_ready=True) for stub in others)
+                    )
                     assert {r.table.table_id for r in replies} == {table.table_id}
                     found = await client.get(
                         f"http://{followers[0].http_listen}/v1/routes", params={"table": table.name}

@@ -164,7 +164,7 @@ class Datanode:
     async def beat(self, applied_revision: int = 0) -> heartbeat_pb2.BeatReply:
         """One heartbeat and its answer."""
         if self._beats is None:
-            self._beats = HeartbeatStub(self.channel).Beat()
+            self._beats = HeartbeatStub(self.channel).Beat(wait_for_ready=True)
         self._count += 1
         await self._beats.write(
             heartbeat_pb2.BeatRequest(
@@ -186,7 +186,7 @@ class Datanode:
 
     def orders(self) -> Any:
         """A stream of orders."""
-        return self.nodes.Orders(nodes_pb2.OrdersRequest(sender=self.sender))
+        return self.nodes.Orders(nodes_pb2.OrdersRequest(sender=self.sender), wait_for_ready=True)
 
     async def serve(self, *region_ids: int, epoch: int) -> nodes_pb2.ReportReply:
         """Report that it serves these regions."""

@@ -232,6 +232,7 @@ class EmbeddedRaft:
             meaning = "the disk failed" if isinstance(error, OSError) else "an invariant is broken"
             log.exception("raft_turn_failed")
             self._replica = None
+            self._leadership = Leadership(self._leadership.term, None, False)
             self._fatal(f"{meaning}: {error!r}; ending the process so that nothing unproven leaves it")
             return None
 

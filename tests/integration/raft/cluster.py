@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import grpc.aio
 
 from groundwork.adapters import rpc
 from groundwork.adapters.config import TlsConfig
-from groundwork.core.errors import NotLeader
+from groundwork.core.errors import NotLeader, Unknown
 from metasrv.adapters.raft import EmbeddedRaft, RaftConfig, RaftLimits
-from metasrv.core.ports import Applied, Consensus
+from metasrv.core.ports import Applied, Consensus, Leadership
 
 CLUSTER = "a" * 32
 NAMES = ("metasrv-1", "metasrv-2", "metasrv-3")
@@ -20,10 +20,11 @@ PATIENCE_S = 30.0
 
 
 class Ledger:
-    """A state machine that remembers every command."""
+    """A state machine that remembers every command. `repeated` are those that were proposed again after an Unknown."""
 
-    def __init__(self) -> None:
+    def __init__(self, repeated: Container[bytes] = ()) -> None:
         self.entries: list[tuple[int, bytes]] = []
+        self._repeated = repeated
 
     def apply(self, revision: int, command: bytes) -> object:
         """Remember it."""
@@ -41,8 +42,9 @@ class Ledger:
 
     @property
     def commands(self) -> list[bytes]:
-        """What was applied, in order."""
-        return [command for _, command in self.entries]
+        """What was applied, in order; what was proposed again counts once, as by a request id."""
+        told = [command for _, command in self.entries]
+        return [c for at, c in enumerate(told) if c not in self._repeated or c not in told[:at]]
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -64,6 +66,7 @@ class Cluster:
         self.nodes: dict[str, EmbeddedRaft] = {}
         self.machines: dict[str, Ledger] = {}
         self.fatal: list[str] = []
+        self.repeated: set[bytes] = set()
 
     def listen(self, names: Iterable[str] = NAMES) -> None:
         """Bind new ports; what starts from now on is told of these."""
@@ -83,7 +86,7 @@ class Cluster:
             limits=self.limits,
             **{"election_ms_min": 300, "election_ms_max": 600, "append_period_ms": 50, **more},
         )
-        self.machines[name] = Ledger()
+        self.machines[name] = Ledger(self.repeated)
         node = EmbeddedRaft(config, self.machines[name], fatal=self.fatal.append)
         node.register(self.servers[name])
         await self.servers[name].start()
@@ -115,13 +118,28 @@ class Cluster:
         return self._leaders()[0]
 
     async def propose(self, command: bytes) -> Applied:
-        """Commit through whoever leads: it may move at any time, and NotLeader means not applied."""
+        """Commit through whoever leads, which may be another one at any time: see propose_somewhere."""
+        applied, _ = await propose_somewhere(self.nodes.values(), command, self.repeated)
+        return applied
+
+    async def hand_over(self) -> tuple[EmbeddedRaft, EmbeddedRaft]:
+        """Hand leadership from one replica to another; both. A turn in which it moved by itself proves nothing."""
         while True:
-            leader = await self.leader()
+            old = await self.leader()
+            new = next(node for node in self.nodes.values() if node is not old)
+            told: list[Leadership] = []
+            new.on_leadership(told.append)
+            term = old.leadership().term
             try:
-                return await leader.propose(command)
+                await old.transfer(new.config.node_id)
             except NotLeader:
-                await asyncio.sleep(0.01)
+                assert old.leadership() != (term, old.config.node_id, True), "it leads and says that it does not"
+                continue
+            except Unknown:
+                continue  # the follower did not take it in time, and the old one still leads
+            await until(lambda told=told: self._leaders() or any(of.is_leader for of in told), "a leader")
+            if any(of.is_leader and of.term == term + 1 for of in told):
+                return old, new
 
     def _leaders(self) -> list[EmbeddedRaft]:
         return [node for node in self.nodes.values() if node.leadership().is_leader]
@@ -155,3 +173,22 @@ async def leader_of(nodes: Iterable[Consensus]) -> Consensus:
     candidates = list(nodes)
     await until(lambda: any(node.leadership().is_leader for node in candidates), "a leader")
     return next(node for node in candidates if node.leadership().is_leader)
+
+
+async def propose_somewhere(
+    nodes: Iterable[Consensus], command: bytes, repeated: set[bytes]
+) -> tuple[Applied, Consensus]:
+    """Commit through whoever leads, and who that was. Elections are legitimate at any time on a busy machine.
+
+    NotLeader is certainly not applied. After Unknown the command is proposed again, and noted in `repeated`: it may be
+    applied twice then, which a state machine tells by its request id.
+    """
+    candidates = list(nodes)
+    while True:
+        leader = await leader_of(candidates)
+        try:
+            return await leader.propose(command), leader
+        except NotLeader:
+            await asyncio.sleep(0.01)
+        except Unknown:
+            repeated.add(command)

@@ -1,7 +1,8 @@
-"""The commands that the replicated log holds: tagged records in msgpack behind one byte of format version.
+"""The commands that the replicated log holds: tagged records in msgpack behind one byte, the feature level they need.
 
 `request_id`, where not empty, makes a command apply once: a repeat gets the first answer. `wall_ms` is for people.
 A command whose preconditions no longer hold is refused by the machine, with a reason; so are bytes that are no command.
+One of a newer release is neither applied nor skipped, which would tear the replicas apart: that one stops (0009).
 """
 
 from typing import Annotated
@@ -9,15 +10,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from groundwork.core.errors import BadInput
+from groundwork.core.errors import BadInput, NewerFormat
 from groundwork.core.ids import Lane
 from groundwork.core.table import PARTITIONS_MAX, Column
 from metasrv.core.records import LANES_MAX, Config, Count, Name, RegionId, Text, Token
 
-FORMAT_VERSION = 1
+FEATURE_LEVEL = 1  # the highest that this program can apply; any change of a command or of what it does raises it
 
 
-class Command(Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class Command(Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What all commands carry."""
 
     request_id: Annotated[str, Meta(max_length=100)] = ""
@@ -342,22 +343,39 @@ AnyCommand = (
     | Drain | Undrain | Trim | Reports
 )  # fmt: skip
 
+_UPGRADE = "the log is not damaged; run the release that the other replicas run"
+_FIELDS = {kind.__name__: frozenset(kind.__struct_encode_fields__) for kind in AnyCommand.__args__}
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[AnyCommand] = msgspec.msgpack.Decoder(AnyCommand)
 
 
 def encode(command: AnyCommand) -> bytes:
     """The bytes that are proposed."""
-    return bytes((FORMAT_VERSION,)) + _ENCODER.encode(command)
+    return bytes((FEATURE_LEVEL,)) + _ENCODER.encode(command)
 
 
 def decode(raw: bytes) -> AnyCommand:
-    """The inverse of encode. Raises BadInput, whatever the bytes are."""
-    if not raw or raw[0] != FORMAT_VERSION:
-        raise BadInput(
-            "command", f"format version {raw[0] if raw else 'none'}; this program knows {FORMAT_VERSION}: upgrade it"
-        )
+    """The inverse of encode. Raises BadInput for what no release wrote, NewerFormat for what a newer one did."""
+    if not raw or not raw[0]:
+        raise BadInput("command", "no bytes, or no feature level before them")
+    if raw[0] > FEATURE_LEVEL:
+        raise NewerFormat(f"a command of feature level {raw[0]}; this program knows {FEATURE_LEVEL}: {_UPGRADE}")
     try:
         return _DECODER.decode(memoryview(raw)[1:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, ValueError) as error:
+        unknown = _unknown_in(raw)
+        if unknown:
+            raise NewerFormat(f"a command {unknown}, which this program does not know: {_UPGRADE}") from None
         raise BadInput("command", f"not a command: {error}") from None
+
+
+def _unknown_in(raw: bytes) -> str:
+    """What only a newer release can have written, where it did not raise the level: a kind, or a field of a kind."""
+    try:
+        found = msgspec.msgpack.decode(memoryview(raw)[1:], type=dict[str, msgspec.Raw])
+        kind = msgspec.msgpack.decode(found.pop("type"), type=str)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
+        return ""
+    if kind not in _FIELDS:
+        return f"of kind {kind[:64]!r}"
+    return next((f"{kind} with a field {name[:64]!r}" for name in sorted(found) if name not in _FIELDS[kind]), "")

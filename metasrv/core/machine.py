@@ -32,13 +32,16 @@ class Machine:
         self._subscribers.append(callback)
 
     def apply(self, revision: int, command: bytes) -> Outcome:
-        """Apply one committed command. Never raises on what the command says."""
-        state = self.state
-        state.revision = revision
+        """Apply one committed command. Never raises on what the command says, but NewerFormat for one it cannot read.
+
+        Nothing has changed then: this replica ends, and goes on from there once it runs that release.
+        """
         try:
             decoded: AnyCommand = decode(command)
         except BadInput as error:
+            self.state.revision = revision
             return self._publish(Outcome(revision, "garbage", refused=str(error)))
+        self.state.revision = revision
         return self._publish(self._apply(revision, decoded))
 
     def _apply(self, revision: int, command: AnyCommand) -> Outcome:

@@ -24,7 +24,10 @@ class Leadership(NamedTuple):
 
 
 class StateMachine(Protocol):
-    """What consensus drives. Deterministic and total: `apply` never raises, whatever the bytes are."""
+    """What consensus drives. Deterministic: `apply` raises for no bytes but those of a newer release (NewerFormat).
+
+    That ends the replica: to skip what the others apply would make it another state.
+    """
 
     def apply(self, revision: int, command: bytes) -> object:
         """Apply one committed command. Revisions grow by at least one from call to call, the same on every replica."""

@@ -76,7 +76,7 @@ def plan_failover(
     unplaced = sum(reasons.values())
     why_unplaced = "; ".join(f"{regions_said(n)} waiting: {reason}" for reason, n in reasons.items())
     sentence = _failover_sentence(state, why, moves, placed, later, why_unplaced)
-    if not moves and not ending:
+    if not (moves or ending or ended):
         return Plan(sentence, None, (), unplaced, why_unplaced)
     command = Failover(ended=tuple(ended), lanes=tuple(lanes), moves=tuple(moves), sentence=sentence, wall_ms=wall_ms)
     faults = linter.check_failover(state, command, unplaced + later)

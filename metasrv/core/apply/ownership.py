@@ -28,19 +28,20 @@ def failover(tx: Transaction, cmd: Failover) -> int:
             raise Refused(f"lane {move.target} is over: plan again")
         if target.status is not NodeStatus.UP:
             raise Refused(f"{target.node_id} is {target.status.name.lower()} by now: plan again")
+    ended = moved = 0
     for end in cmd.ended:
         node = state.nodes[end.node_id]
         if node.status <= NodeStatus.SUSPECT:
             tx.end_incarnation(node, NodeStatus.LOST, f"failed over: {end.cause}")
+            ended += 1
     tx.end_lanes(sorted(ending))
-    moved = 0
     for move in cmd.moves:
         for region_id in state.regions_of(move.source) if move.region_ids is None else sorted(set(move.region_ids)):
             region = state.regions.get(region_id)
             if region is not None and region.lane == move.source:
                 tx.assign(region_id, move.target)
                 moved += 1
-    if not moved and not ending:
+    if not (ended or moved or ending):
         raise Refused("there is nothing left to fail over")
     nodes = (
         [e.node_id for e in cmd.ended] + [m.source.node_id for m in cmd.moves] + [m.target.node_id for m in cmd.moves]

@@ -1,0 +1,80 @@
+"""Reports that would take a region off the books, or hand it over, if only their sender were asked."""
+
+from groundwork.core.ids import Lane, region_id
+from metasrv.core import commands as c
+from metasrv.core.records import Config, Phase
+from tests.core.metasrv.world import World
+
+REGION = region_id(1, 0)
+
+
+def _world() -> World:
+    world = World(config=Config(settle_ms=10_000_000, trim_every_ms=10_000_000))
+    for n, place in enumerate(("site-1/zone-a", "site-1/zone-b", "site-2/zone-a")):
+        world.add(f"dn-{n + 1}", place)
+    world.run(600)
+    world.create_table("cpu", 1)
+    world.run(300)
+    return world
+
+
+def _lane(world: World, node_id: str) -> Lane:
+    return Lane(node_id, world.agents[node_id].incarnation, 0)
+
+
+def _refused(world: World, report: c.Report) -> str:
+    before = world.machine.state.regions[REGION]
+    [(_, reason)] = world.propose(c.Reports(items=(report,))).rejected
+    assert world.machine.state.regions[REGION] == before
+    return reason
+
+
+def test_p1_only_a_region_that_is_dropped_goes_when_it_is_closed() -> None:
+    """P1: its owner answers a CLOSE that was overtaken, under the very epoch that it has: the region stays."""
+    world = _world()
+    region = world.machine.state.regions[REGION]
+    me = (region.lane.node_id, region.lane.incarnation)
+    assert region.phase is Phase.SERVING
+    assert "not being dropped" in _refused(world, c.Closed(*me, REGION, region.epoch))
+    for agent in world.agents.values():
+        agent.obeys = False
+    world.propose(c.DropTable(name="cpu"))
+    epoch = world.machine.state.regions[REGION].epoch
+    assert not world.propose(c.Failover(lanes=(region.lane,))).refused
+    assert "is over" in _refused(world, c.Closed(*me, REGION, epoch))
+
+
+def test_an_owner_is_stopped_only_when_the_target_of_this_attempt_has_caught_up() -> None:
+    """A late report of an earlier attempt, and one of another node, do not stop the writes of a region."""
+    world = _world()
+    owner = world.machine.state.regions[REGION].lane.node_id
+    target, other = (n for n in world.agents if n != owner)
+    for agent in world.agents.values():
+        agent.obeys = False
+    move = c.StartMigration(moves=(c.Placement(REGION, _lane(world, target)),))
+    first = world.propose(move).value
+    world.propose(c.CancelMigration(attempt=first))
+    second = world.propose(move).value
+    to, beside = ((n, world.agents[n].incarnation) for n in (target, other))
+    assert "has ended" in _refused(world, c.Prepared(*to, REGION, first))
+    assert "is not the target" in _refused(world, c.Prepared(*beside, REGION, second))
+    assert not world.propose(c.Reports(items=(c.Prepared(*to, REGION, second),))).rejected
+    region = world.machine.state.regions[REGION]
+    me = (owner, region.lane.incarnation)
+    for lane, stay in ((region.lane, region.stay_epoch - 1), (_lane(world, target), region.stay_epoch)):
+        assert "is in stay" in _refused(world, c.Stopped(*me, REGION, region.epoch, second, lane, stay, 900))
+    assert not world.propose(
+        c.Reports(items=(c.Stopped(*me, REGION, region.epoch, second, region.lane, region.stay_epoch, 900),))
+    ).rejected
+    assert world.machine.state.regions[REGION].lane.node_id == target
+
+
+def test_a_failover_to_a_datanode_that_has_fallen_silent_meanwhile_is_planned_again() -> None:
+    """The target was up in the plan and is suspect at its commit: refused as a whole, and nothing was ended."""
+    world = _world()
+    lane = world.machine.state.regions[REGION].lane
+    target = next(n for n in world.agents if n != lane.node_id)
+    world.propose(c.Suspect(node_id=target, incarnation=world.agents[target].incarnation, silent_ms=3_000))
+    outcome = world.propose(c.Failover(lanes=(lane,), moves=(c.Move(lane, _lane(world, target)),)))
+    assert "is suspect by now" in outcome.refused
+    assert not world.machine.state.is_over(lane)

@@ -2,6 +2,7 @@
 
 from groundwork.core.ids import Lane, region_id
 from metasrv.core import commands as c
+from metasrv.core.orders import order_for
 from metasrv.core.records import Config, Phase
 from tests.core.metasrv.world import World
 
@@ -78,3 +79,48 @@ def test_a_failover_to_a_datanode_that_has_fallen_silent_meanwhile_is_planned_ag
     outcome = world.propose(c.Failover(lanes=(lane,), moves=(c.Move(lane, _lane(world, target)),)))
     assert "is suspect by now" in outcome.refused
     assert not world.machine.state.is_over(lane)
+
+
+def test_t9_a_drop_ends_the_move_of_its_region() -> None:
+    """T9: nothing of the move is left when the region is gone: its deadline would meet a region that does not exist."""
+    world = _world()
+    owner = world.machine.state.regions[REGION].lane.node_id
+    target = next(n for n in world.agents if n != owner)
+    world.agents[target].obeys = False
+    assert not world.propose(c.StartMigration(moves=(c.Placement(REGION, _lane(world, target)),))).refused
+    assert not world.propose(c.DropTable(name="cpu")).refused
+    assert not world.machine.state.migrations
+    world.run(200_000)
+    assert not world.machine.state.tables
+
+
+def test_t20_an_open_stay_that_only_the_manifest_knows_is_ended_with_the_next_order() -> None:
+    """T20: after a start from backup a claim meets a lane of an incarnation that the state never had."""
+    world = _world()
+    world.agents[world.machine.state.regions[REGION].lane.node_id].obeys = False
+    region = world.machine.state.regions[REGION]
+    unknown = Lane("dn-9", 5, 0)
+    failed = c.RegionFailed(
+        region.lane.node_id, region.lane.incarnation, REGION, region.epoch, "lane_not_over", "open", False, unknown, 4
+    )
+    assert not world.propose(c.Reports(items=(failed,))).rejected
+    world.run(5_000)
+    state = world.machine.state
+    assert state.regions[REGION].epoch > region.epoch
+    assert unknown in order_for(state, region.lane.node_id, REGION).over
+
+
+def test_an_accepted_loss_goes_along_where_the_owner_is_lost_before_it_serves() -> None:
+    """An operator said it once: the next owner is told so too."""
+    world = _world()
+    for agent in world.agents.values():
+        agent.obeys = False
+    region = world.machine.state.regions[REGION]
+    me = (region.lane.node_id, region.lane.incarnation)
+    damaged = c.RegionFailed(*me, REGION, region.epoch, "damaged", "1 damaged place", True)
+    assert not world.propose(c.Reports(items=(damaged,))).rejected
+    assert not world.propose(c.AcceptLoss(region_id=REGION, who="ops")).refused
+    target = next(n for n in world.agents if n != region.lane.node_id)
+    move = c.Move(region.lane, _lane(world, target))
+    assert not world.propose(c.Failover(lanes=(region.lane,), moves=(move,))).refused
+    assert order_for(world.machine.state, target, REGION).accept_loss

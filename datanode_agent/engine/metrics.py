@@ -11,7 +11,6 @@ class EngineMetrics:
     def __init__(self, registry: CollectorRegistry | None) -> None:
         registry = registry or CollectorRegistry()
         self.writes = Counter("datanode_writes", "Writes to regions, by outcome", ["outcome"], registry=registry)
-        self.rows = Counter("datanode_rows_written", "Rows acknowledged", registry=registry)
         self.scans = Counter("datanode_scans", "Scans, by outcome", ["outcome"], registry=registry)
         self.flushes = Counter("datanode_flushes", "Flushes, by reason", ["reason"], registry=registry)
         self.compactions = Counter("datanode_compactions", "Compactions committed", registry=registry)

@@ -213,7 +213,6 @@ class Writer:
                 outcome.outcome = pb.DONE
                 marks.tell("write_acknowledged", region.region_id, epoch, stay, position)
                 self.rows_acknowledged += write.rows
-                self._context.metrics.rows.inc(write.rows)
         except LaneError as error:
             outcome.outcome, outcome.message = pb.UNKNOWN_OUTCOME, f"{error}: write it again where the route says"
         except StoreUnavailable as error:

@@ -104,7 +104,7 @@ class FileLog:
                 end = await self._workers.run(end_it)
         except OSError as error:
             raise StoreUnavailable(f"cannot seal lane {lane}: {error.strerror}") from error
-        log.info("lane_sealed", lane=str(lane), end=end)
+        log.debug("seal_settled", lane=str(lane), end=end)  # lane_sealed is said by who asked for it
         return end
 
     async def read(self, lane: Lane, start: int, end: int | None) -> AsyncIterator[Chunk]:

@@ -69,7 +69,7 @@ class ObjectsLog:
                     marks.mark("seal_beaten_by_writer")
                     at += 1  # the writer was faster, or the name holds something damaged: it stays taken
             if await places.patiently(lambda: places.marker(lane), until_ms) <= seal:
-                log.info("lane_sealed", lane=str(lane), end=seal)
+                log.debug("seal_settled", lane=str(lane), end=seal)  # lane_sealed is said by who asked for it
                 return seal
             marks.mark("seal_overtaken_by_trim")
 

@@ -172,7 +172,9 @@ def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
     state = tx.state
     if region.phase is Phase.DROPPING and item.closed_position is None and not item.lane:
         pass  # it is told again with the next snapshot of its orders
-    elif not item.read_only:
+    elif item.read_only:
+        _moves_no_more(tx, item, region)
+    else:
         if item.region_id in state.migrations:
             tx.end_migration(item.region_id, resume=False)
         stays, ends = region.stays, region.ends
@@ -199,6 +201,19 @@ def _failed(tx: Transaction, batch: _Batch, item: RegionFailed) -> str:
         said = f"region {region_text(item.region_id)} {how} on {item.node_id}: {item.kind}, {message or 'no message'}"
         tx.event("region_failed", said, (item.node_id,), (item.region_id,), token=item.epoch, failure=item.kind)
     return ""
+
+
+def _moves_no_more(tx: Transaction, item: RegionFailed, region: Region) -> None:
+    """What reads only is not moved. It takes no STOP under this epoch any more, so it goes on under the one it has."""
+    migration = tx.state.migrations.get(item.region_id)
+    if migration is None:
+        return
+    tx.end_migration(item.region_id, resume=False)
+    if region.phase is Phase.STOPPING:
+        tx.set_region(item.region_id, replace(region, phase=Phase.SERVING))
+    nodes = (region.lane.node_id, migration.target.node_id)
+    said = f"the move of region {region_text(item.region_id)} was cancelled: it serves reads only ({item.kind})"
+    tx.event("cancel", said, nodes, (item.region_id,), attempt=migration.attempt)
 
 
 def _closed_at(region: Region, item: RegionFailed) -> StayEnd | None:

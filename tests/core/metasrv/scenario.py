@@ -250,7 +250,8 @@ class Scenario:
             item = c.Prepared(*me, region_id, attempt)
         elif kind == "failed":
             closed = int(f["position"]) if "position" in f else None
-            item = c.RegionFailed(*me, region_id, epoch, f["what"], "told by a test", closed_position=closed)
+            reads = "read_only" in f
+            item = c.RegionFailed(*me, region_id, epoch, f["what"], "told by a test", reads, closed_position=closed)
         elif kind == "serving":
             item = c.Serving(*me, region_id, epoch)
         else:

@@ -67,6 +67,20 @@ def test_gzip_and_limits() -> None:
     asyncio.run(story())
 
 
+def test_an_oversized_batch_is_413_and_nothing_of_it_is_kept() -> None:
+    """HTTP 413 for a batch over request_bytes_max, by either write path, before any row of it is looked at."""
+
+    async def story() -> None:
+        async with world(request_bytes_max=1_000) as w:
+            batch = "\n".join(f"cpu,host=h{n} v={n}" for n in range(200))
+            for path in ("/v1/influxdb/write", "/v1/influxdb/api/v2/write"):
+                answer = await w.write(batch, path)
+                assert answer.status_code == 413 and "1000" in answer.json()["error"]
+            assert await w.rows("SHOW TABLES") == []
+
+    asyncio.run(story())
+
+
 async def _chunks(count: int) -> Any:
     for _ in range(count):
         yield b" " * 100

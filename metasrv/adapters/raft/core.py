@@ -140,7 +140,7 @@ class Core(SyncObj):  # type: ignore[misc]
         return bool(self._SyncObj__transferInProgress)
 
     def tick(self, may_elect: bool) -> None:
-        """Let the core work. Between two looks at the clock a deadline may pass: it elects where it may, not because."""
+        """Let the core work. A deadline that passes between two looks at the clock begins no election by itself."""
         deadline_s = self._SyncObj__raftElectionDeadline
         if not may_elect:
             self._SyncObj__raftElectionDeadline = inf

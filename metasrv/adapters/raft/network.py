@@ -79,8 +79,11 @@ class _Outlet:
 class Network(pb_grpc.RaftServicer):
     """One replica's streams, in both directions. Calls back on the loop."""
 
-    def __init__(self, config: RaftConfig, linked: Event, unlinked: Event, receive: Receive) -> None:
+    def __init__(
+        self, config: RaftConfig, linked: Event, unlinked: Event, receive: Receive, defect: Callable[[str], None]
+    ) -> None:
         self._config = config
+        self._defect = defect
         self._linked, self._unlinked, self._receive = linked, unlinked, receive
         self._outlets: dict[str, _Outlet] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,7 +98,9 @@ class Network(pb_grpc.RaftServicer):
         self._running = True
         for peer in self._config.others:
             self._outlets[peer] = _Outlet(self._config.limits.peer_queue_bytes_max)
-            self._tasks.append(asyncio.create_task(self._dial(peer), name=f"raft-{peer}"))
+            task = asyncio.create_task(self._dial(peer), name=f"raft-{peer}")
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
 
     async def stop(self) -> None:
         """End every stream."""
@@ -104,6 +109,13 @@ class Network(pb_grpc.RaftServicer):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A replica that has stopped dialling a peer for good would be deaf to elections, and nobody would know."""
+        error = None if task.cancelled() else task.exception()
+        if self._running and error is not None:
+            log.error("raft_dialling_failed", exc_info=error)
+            self._defect(f"{task.get_name()} ended: {error!r}")
 
     def send(self, peer: str, messages: list[pb.Message]) -> None:
         """Queue for one peer; nothing is kept for a peer without a stream."""
@@ -129,7 +141,8 @@ class Network(pb_grpc.RaftServicer):
                 try:
                     await self._stream(peer, pb_grpc.RaftStub(channel))
                 except grpc.aio.AioRpcError as error:
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE and error.details() != reported:
+                    known = error.code() is grpc.StatusCode.UNAVAILABLE or error.details() == reported
+                    if self._running and not known:
                         reported = error.details() or ""
                         log.warning("raft_peer_refused", peer=peer, address=address, reason=reported)
                 except TimeoutError as error:

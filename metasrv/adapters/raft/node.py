@@ -53,7 +53,7 @@ class EmbeddedRaft:
         self._disk = disk
         self._fatal = fatal
         self._metrics = RaftMetrics(registry or CollectorRegistry())
-        self._network = Network(config, self._linked, self._unlinked, self._received)
+        self._network = Network(config, self._linked, self._unlinked, self._received, self._end)
         self._replica: Replica | None = None
         self._callbacks: list[Callable[[Leadership], None]] = []
         self._leadership = Leadership(0, None, False)
@@ -231,10 +231,14 @@ class EmbeddedRaft:
         except Exception as error:
             meaning = "the disk failed" if isinstance(error, OSError) else "an invariant is broken"
             log.exception("raft_turn_failed")
-            self._replica = None
-            self._leadership = Leadership(self._leadership.term, None, False)
-            self._fatal(f"{meaning}: {error!r}; ending the process so that nothing unproven leaves it")
+            self._end(f"{meaning}: {error!r}")
             return None
+
+    def _end(self, reason: str) -> None:
+        """Say nothing any more, not even that this replica leads."""
+        self._replica = None
+        self._leadership = Leadership(self._leadership.term, None, False)
+        self._fatal(f"{reason}; ending the process so that nothing unproven leaves it")
 
     def _notify(self, leadership: Leadership) -> None:
         if leadership != self._leadership:

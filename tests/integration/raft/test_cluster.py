@@ -162,6 +162,29 @@ def test_a_failed_sync_ends_the_process(tmp_path: Path, monkeypatch: pytest.Monk
     run(tmp_path, story)
 
 
+def test_a_defect_in_a_dialler_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would see that a replica does not speak to another any more: the defect reaches `fatal` instead."""
+
+    async def story(cluster: Cluster) -> None:
+        await cluster.start_all()
+        await cluster.propose(b"x")
+        victim = cluster.nodes["metasrv-3"]
+        replica = victim._replica
+        assert replica is not None
+        monkeypatch.setattr(victim._network, "_frame", _defective)
+        await until(lambda: cluster.fatal, "the end")
+        assert "ValueError" in cluster.fatal[0]
+        assert not victim.leadership().is_leader
+        await cluster.propose(b"y")
+        replica.close()
+
+    run(tmp_path, story)
+
+
+def _defective(*_: object) -> object:
+    raise ValueError("a defect")
+
+
 def _broken(descriptor: int) -> None:
     raise OSError(5, "Input/output error")
 

@@ -5,7 +5,8 @@ deadline: then ask again under the same request id, which is applied once.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -48,15 +49,8 @@ class AdminClient:
         deadline_ms: float = DEADLINE_MS,
     ) -> admin_pb2.PlanReply:
         """Move regions; without `to_node` the planner chooses."""
-        request = admin_pb2.MigrateRequest(
-            sender=self.calls.sender,
-            region_ids=region_ids,
-            to_node=to_node,
-            dry_run=dry_run,
-            who=self.who,
-            request_id=request_id or uuid.uuid4().hex,
-        )
-        return await self.calls.call(lambda c: AdminStub(c).Migrate, request, admin_pb2.PlanReply, deadline_ms)
+        request = admin_pb2.MigrateRequest(region_ids=region_ids, to_node=to_node, dry_run=dry_run)
+        return await self._change(lambda c: AdminStub(c).Migrate, request, request_id, deadline_ms)
 
     async def drain(
         self,
@@ -68,15 +62,8 @@ class AdminClient:
         deadline_ms: float = DEADLINE_MS,
     ) -> admin_pb2.PlanReply:
         """Move all regions off a node and place none there, or end that (`undo`)."""
-        request = admin_pb2.DrainRequest(
-            sender=self.calls.sender,
-            node_id=node_id,
-            undo=undo,
-            dry_run=dry_run,
-            who=self.who,
-            request_id=request_id or uuid.uuid4().hex,
-        )
-        return await self.calls.call(lambda c: AdminStub(c).Drain, request, admin_pb2.PlanReply, deadline_ms)
+        request = admin_pb2.DrainRequest(node_id=node_id, undo=undo, dry_run=dry_run)
+        return await self._change(lambda c: AdminStub(c).Drain, request, request_id, deadline_ms)
 
     async def pause(
         self,
@@ -89,42 +76,22 @@ class AdminClient:
         deadline_ms: float = DEADLINE_MS,
     ) -> admin_pb2.PlanReply:
         """Take no decisions about a scope (cluster, site/NAME, node/NAME, table/NAME) for a while."""
-        request = admin_pb2.PauseRequest(
-            sender=self.calls.sender,
-            scope=scope,
-            for_ms=for_ms,
-            reason=reason,
-            dry_run=dry_run,
-            who=self.who,
-            request_id=request_id or uuid.uuid4().hex,
-        )
-        return await self.calls.call(lambda c: AdminStub(c).Pause, request, admin_pb2.PlanReply, deadline_ms)
+        request = admin_pb2.PauseRequest(scope=scope, for_ms=for_ms, reason=reason, dry_run=dry_run)
+        return await self._change(lambda c: AdminStub(c).Pause, request, request_id, deadline_ms)
 
     async def resume(
         self, scope: str, *, dry_run: bool = False, request_id: str = "", deadline_ms: float = DEADLINE_MS
     ) -> admin_pb2.PlanReply:
         """End a pause."""
-        request = admin_pb2.ResumeRequest(
-            sender=self.calls.sender,
-            scope=scope,
-            dry_run=dry_run,
-            who=self.who,
-            request_id=request_id or uuid.uuid4().hex,
-        )
-        return await self.calls.call(lambda c: AdminStub(c).Resume, request, admin_pb2.PlanReply, deadline_ms)
+        request = admin_pb2.ResumeRequest(scope=scope, dry_run=dry_run)
+        return await self._change(lambda c: AdminStub(c).Resume, request, request_id, deadline_ms)
 
     async def cancel(
         self, procedure_id: int, *, dry_run: bool = False, request_id: str = "", deadline_ms: float = DEADLINE_MS
     ) -> admin_pb2.PlanReply:
         """Cancel a procedure that has not come to its point of no return."""
-        request = admin_pb2.CancelRequest(
-            sender=self.calls.sender,
-            procedure_id=procedure_id,
-            dry_run=dry_run,
-            who=self.who,
-            request_id=request_id or uuid.uuid4().hex,
-        )
-        return await self.calls.call(lambda c: AdminStub(c).Cancel, request, admin_pb2.PlanReply, deadline_ms)
+        request = admin_pb2.CancelRequest(procedure_id=procedure_id, dry_run=dry_run)
+        return await self._change(lambda c: AdminStub(c).Cancel, request, request_id, deadline_ms)
 
     async def procedures(
         self, *, ended_too: bool = False, deadline_ms: float = DEADLINE_MS
@@ -157,14 +124,16 @@ class AdminClient:
         self, region_id: int, *, dry_run: bool = False, request_id: str = "", deadline_ms: float = DEADLINE_MS
     ) -> admin_pb2.PlanReply:
         """Let a region that is read-only for damaged entries serve without them, for good."""
-        request = admin_pb2.AcceptLossRequest(
-            sender=self.calls.sender,
-            region_id=region_id,
-            dry_run=dry_run,
-            who=self.who,
-            request_id=request_id or uuid.uuid4().hex,
-        )
-        return await self.calls.call(lambda c: AdminStub(c).AcceptLoss, request, admin_pb2.PlanReply, deadline_ms)
+        request = admin_pb2.AcceptLossRequest(region_id=region_id, dry_run=dry_run)
+        return await self._change(lambda c: AdminStub(c).AcceptLoss, request, request_id, deadline_ms)
+
+    async def _change(
+        self, method: Callable[[grpc.aio.Channel], Any], request: Any, request_id: str, deadline_ms: float
+    ) -> admin_pb2.PlanReply:
+        """Say who asks, and under which request id, so that a repeat is applied once."""
+        request.sender.CopyFrom(self.calls.sender)
+        request.who, request.request_id = self.who, request_id or uuid.uuid4().hex
+        return await self.calls.call(method, request, admin_pb2.PlanReply, deadline_ms)
 
     async def events(self, from_revision: int = 0, *, follow: bool = False) -> AsyncIterator[admin_pb2.Event]:
         """The audit trail after a revision, going on at another replica when a stream breaks. `follow`: for ever."""

@@ -1,8 +1,9 @@
 """The Admin service: plans first, then one command. Followers forward changes to the leader."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
+import grpc.aio
 import structlog
 
 from groundwork.core.errors import BadInput, NotLeader, Refused
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 PAUSE_MS_MAX = 7 * 24 * 3_600_000
 WAIT_MS = 1_000
 NAMES_SHOWN_MAX = 10
+Stubbed = Callable[[grpc.aio.Channel], Any]  # picks the same method of a stub
 
 
 class Admin(AdminServicer):
@@ -61,23 +63,23 @@ class Admin(AdminServicer):
 
     async def Migrate(self, request: admin_pb2.MigrateRequest, context: Any) -> admin_pb2.PlanReply:
         """Move regions."""
-        return await self._forwarder.run(request, context, self._migrate, lambda c: AdminStub(c).Migrate)
+        return await self._once(request, context, self._migrate, lambda c: AdminStub(c).Migrate)
 
     async def Drain(self, request: admin_pb2.DrainRequest, context: Any) -> admin_pb2.PlanReply:
         """Move all regions off a node, or stop doing so."""
-        return await self._forwarder.run(request, context, self._drain, lambda c: AdminStub(c).Drain)
+        return await self._once(request, context, self._drain, lambda c: AdminStub(c).Drain)
 
     async def Pause(self, request: admin_pb2.PauseRequest, context: Any) -> admin_pb2.PlanReply:
         """Maintenance."""
-        return await self._forwarder.run(request, context, self._pause, lambda c: AdminStub(c).Pause)
+        return await self._once(request, context, self._pause, lambda c: AdminStub(c).Pause)
 
     async def Resume(self, request: admin_pb2.ResumeRequest, context: Any) -> admin_pb2.PlanReply:
         """The end of maintenance."""
-        return await self._forwarder.run(request, context, self._resume, lambda c: AdminStub(c).Resume)
+        return await self._once(request, context, self._resume, lambda c: AdminStub(c).Resume)
 
     async def Cancel(self, request: admin_pb2.CancelRequest, context: Any) -> admin_pb2.PlanReply:
         """Cancel a migration or a drain."""
-        return await self._forwarder.run(request, context, self._cancel, lambda c: AdminStub(c).Cancel)
+        return await self._once(request, context, self._cancel, lambda c: AdminStub(c).Cancel)
 
     async def TransferLeader(self, request: admin_pb2.TransferLeaderRequest, context: Any) -> admin_pb2.PlanReply:
         """Hand leadership to another replica."""
@@ -85,7 +87,7 @@ class Admin(AdminServicer):
 
     async def AcceptLoss(self, request: admin_pb2.AcceptLossRequest, context: Any) -> admin_pb2.PlanReply:
         """Let a region with damaged entries serve without them."""
-        return await self._forwarder.run(request, context, self._accept_loss, lambda c: AdminStub(c).AcceptLoss)
+        return await self._once(request, context, self._accept_loss, lambda c: AdminStub(c).AcceptLoss)
 
     async def Procedures(self, request: admin_pb2.ProceduresRequest, context: Any) -> admin_pb2.ProceduresReply:
         """Those in flight, and on request those that ended."""
@@ -119,6 +121,16 @@ class Admin(AdminServicer):
                     return
                 await feed.wait(WAIT_MS)
 
+    async def _once(
+        self, request: Any, context: Any, here: Callable[[Any], Awaitable[admin_pb2.PlanReply]], there: Stubbed
+    ) -> admin_pb2.PlanReply:
+        """A change, at the leader; a repeat of one that was committed gets its first answer."""
+
+        async def once(asked: Any) -> admin_pb2.PlanReply:
+            return self._answered(asked.request_id) or await here(asked)
+
+        return await self._forwarder.run(request, context, once, there)
+
     def _answered(self, request_id: str) -> admin_pb2.PlanReply | None:
         """The answer to a repeat of a change that was committed: what it planned may not be there any more."""
         held = self._machine.state.answers.get(request_id) if request_id else None
@@ -134,8 +146,6 @@ class Admin(AdminServicer):
         return plan_to_wire(plan, committed=True, procedure_id=outcome.value)
 
     async def _migrate(self, request: admin_pb2.MigrateRequest) -> admin_pb2.PlanReply:
-        if answered := self._answered(request.request_id):
-            return answered
         if not request.region_ids:
             raise BadInput("region_ids", "name at least one region")
         clock, state = self._proposer.clock, self._machine.state
@@ -152,8 +162,6 @@ class Admin(AdminServicer):
         return await self._commit(plan, request.dry_run)
 
     async def _drain(self, request: admin_pb2.DrainRequest) -> admin_pb2.PlanReply:
-        if answered := self._answered(request.request_id):
-            return answered
         clock, state = self._proposer.clock, self._machine.state
         if request.node_id not in state.nodes:
             raise Refused("not_found", f"no datanode {request.node_id!r} is registered")
@@ -174,8 +182,6 @@ class Admin(AdminServicer):
         return await self._commit(plan, request.dry_run)
 
     async def _pause(self, request: admin_pb2.PauseRequest) -> admin_pb2.PlanReply:
-        if answered := self._answered(request.request_id):
-            return answered
         _check_scope(request.scope)
         _check_known(self._machine.state, request.scope)
         if not 0 < request.for_ms <= PAUSE_MS_MAX:
@@ -193,8 +199,6 @@ class Admin(AdminServicer):
         return await self._commit(Plan(sentence, command), request.dry_run)
 
     async def _resume(self, request: admin_pb2.ResumeRequest) -> admin_pb2.PlanReply:
-        if answered := self._answered(request.request_id):
-            return answered
         _check_scope(request.scope)
         if request.scope not in self._machine.state.pauses:
             raise Refused("not_found", f"{request.scope} is not paused")
@@ -207,8 +211,6 @@ class Admin(AdminServicer):
         return await self._commit(Plan(f"The pause of {request.scope} ends.", command), request.dry_run)
 
     async def _cancel(self, request: admin_pb2.CancelRequest) -> admin_pb2.PlanReply:
-        if answered := self._answered(request.request_id):
-            return answered
         state, wall_ms = self._machine.state, self._proposer.clock.wall_ms()
         attempt = request.procedure_id
         moving = sorted(r for r, m in state.migrations.items() if m.attempt == attempt)
@@ -238,8 +240,6 @@ class Admin(AdminServicer):
         return admin_pb2.PlanReply(committed=not request.dry_run, summary=sentence)
 
     async def _accept_loss(self, request: admin_pb2.AcceptLossRequest) -> admin_pb2.PlanReply:
-        if answered := self._answered(request.request_id):
-            return answered
         command = commands.AcceptLoss(
             request_id=request.request_id,
             wall_ms=self._proposer.clock.wall_ms(),

@@ -15,7 +15,7 @@ from groundwork.adapters.route_client import RouteClient
 from groundwork.adapters.rpc import use_transport
 from groundwork.core.arrow import arrow_schema, encode_batch
 from groundwork.core.errors import MetasrvError
-from groundwork.core.table import Column, Role, TableInfo
+from groundwork.core.table import Column, Role, Schema, TableInfo
 from groundwork.sim.clock import SimClock
 from groundwork.sim.processes import SimProcess
 from metasrv_frontend.adapters.datanodes import Datanodes
@@ -182,9 +182,15 @@ class Clients:
         self.history.complete = True
 
 
+_TIMES = pa.timestamp("ns")
+_schemas: dict[Schema, pa.Schema] = {}
+
+
 def _piece(table: TableInfo, region_id: int, key: str, number: int) -> Piece:
-    schema = arrow_schema(table.schema)
-    times = pa.array([0, number], pa.int64()).cast(pa.timestamp("ns"))
+    schema = _schemas.get(table.schema)
+    if schema is None:
+        schema = _schemas[table.schema] = arrow_schema(table.schema)
+    times = pa.array([0, number], _TIMES)
     batch = pa.RecordBatch.from_arrays(
         [pa.array([key, key]), times, pa.array([number, number], pa.int64())], schema=schema
     )
@@ -195,7 +201,7 @@ def _rows(batches: list[pa.RecordBatch]) -> dict[str, dict[int, int]]:
     """key -> time -> value."""
     found: dict[str, dict[int, int]] = {}
     for batch in batches:
-        times = batch.column("ts").cast(pa.int64()).to_pylist()
+        times = batch.column("ts").view(pa.int64()).to_pylist()
         for key, ts, value in zip(
             batch.column("key").to_pylist(), times, batch.column("value").to_pylist(), strict=True
         ):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 CLUSTER = "51" * 16
 RESTART_S = 1.0  # what a service manager waits before it starts a program again
 TIMING = Timing(lease_ms=3_000, beat_ms=900, election_ms_min=1_000, election_ms_max=2_000, tick_ms=100)
-APPEND_PERIOD_MS = 300
+APPEND_PERIOD_MS = 330  # a third of the shortest election, and a little less
 POLICY = PolicyConfig(unwell_ms=2_500, settle_ms=4_000)
 
 
@@ -54,10 +54,11 @@ class Sizes:
             flush_age_ms=chance.choice((1_000, 5_000, 5_000)), settle_ms=1_000, files_max=3, delete_grace_ms=2_000,
             manifests_kept=2, tick_ms=500, canary_ms=1_000, probe_ms=1_000, replay_objective_ms=2_000,
         )  # fmt: skip
-        self.stop_deadline_ms = chance.choice((1_500, 10_000))
-        # The store is down when everything is started for the first time: for shorter, or longer, than opens are tried.
+        self.stop_deadline_ms = chance.choice((1_000, 1_000, 10_000))
+        # The store may be down when everything is started for the first time, for longer than opens are tried.
         self.rough_start_s = chance.uniform(1.0, 6.0) if chance.random() < 0.05 else 0.0
-        self.lanes = Limits(settle_ms=3_000.0) if self.rough_start_s else Limits()
+        impatient = self.rough_start_s or chance.random() < 0.3
+        self.lanes = Limits(settle_ms=chance.choice((1_000.0, 3_000.0))) if impatient else Limits()
 
 
 class NoHttp:

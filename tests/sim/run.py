@@ -70,8 +70,19 @@ def say(report: Report) -> None:
         print(f"    replay: python -m tests.sim.run --seed {report.seed}", flush=True)
 
 
+# Marks that no history here reaches, and why.
+ELSEWHERE = {
+    # A sealer must sleep through another's seal, replay, flush and the next trim, which comes every 5 s: longer than a
+    # history. tests/core/storage/test_lane_races.py stops sealers at every step.
+    "seal_overtaken_by_trim",
+    # A claim landed, its replay failed, and the order changed within its epoch. A replay fails by damage in the store
+    # only, and that is not made here.
+    "claim_had_landed",
+}
+
+
 def known_marks() -> set[str]:
-    """Every mark in the product, and the log lines that count as marks."""
+    """Every mark in the product that a history can reach, and the log lines that count as marks."""
     from tests.sim.trace import RARE
 
     root = Path(__file__).resolve().parents[2]
@@ -79,7 +90,7 @@ def known_marks() -> set[str]:
     for package in ("groundwork", "metasrv", "datanode_agent", "metasrv_frontend"):
         for path in (root / package).rglob("*.py"):
             found.update(re.findall(r'\bmark\("(\w+)"\)', path.read_text()))
-    return found
+    return found - ELSEWHERE
 
 
 def summary(reports: list[Report], wall_s: float) -> set[str]:

@@ -49,7 +49,7 @@ class Stories:
         nemesis, host = self._nemesis, self._chance.choice(self._world.datanodes)
         if not host.up or not hasattr(host, "agent") or host.process is None or not self._one_at_a_time(9.0):
             return
-        trouble = self._chance.choice(("store", "metasrv", "both"))
+        trouble = self._chance.choice(("store", "metasrv", "metasrv", "both"))
         nemesis.fault("stops_in_trouble", host.name, 9.0, trouble=trouble)
         if trouble != "store":
             self._cut(host, self._replicas())
@@ -74,14 +74,19 @@ class Stories:
         leader = nemesis.leader()
         followers = [name for name in self._replicas() if name != leader.name]
         hosts = self._world.datanodes if chance.random() < 0.7 else self._world.datanodes[:2]  # of two sites
-        back_s = chance.choice((lease_s + chance.uniform(0.0, 0.4), for_s))
         for host in hosts:
             nemesis.fault("silence", host.name, for_s, leader=leader.name)
             self._cut(host, self._replicas())
-            nemesis.later(back_s, self._cut, host, followers, False)
-        if chance.random() < 0.7:  # what the followers relay is on its way while the leader asks
+
+        def heard_again() -> None:
+            for host in hosts:
+                self._cut(host, followers, False)
+
+        if chance.random() < 0.7:  # what the followers relay is on its way while the leader asks them
             self._world.fabric.slow_s[leader.name] = 0.1
             nemesis.later(for_s, self._world.fabric.slow_s.pop, leader.name, 0.0)
+            after_s = chance.uniform(0.0, 0.1)
+            self._world.trace.on_rare["breaker_decided"] = lambda: nemesis.later(after_s, heard_again)
         nemesis.later(for_s, self._world.fabric.unblock_all)
 
     def brief_cut(self) -> None:
@@ -104,18 +109,20 @@ class Stories:
         nemesis.later(for_s + 1.0, nemesis.store.heal, host)
 
     def slow_opening(self) -> None:
-        """An owner is failed over to nodes whose puts are slow or lose their replies while they claim."""
+        """An owner is failed over to nodes whose store is slow, down, or loses replies while they seal and claim."""
         nemesis, chance = self._nemesis, self._chance
         if not self._one_at_a_time(6.0):
             return
         owner = nemesis.owner()
         nemesis.fault("slow_opening", owner.name, 6.0)
-        slow = chance.random() < 0.5
+        how = chance.choice(("slow", "loses", "down"))
         for host in self._world.datanodes:
-            if slow:
+            if how == "slow" and host is not owner:
                 host.faults.latency_ms = (50.0, 700.0)
-            else:
+            elif how == "loses":
                 host.faults.lost_reply = 0.5
+            elif host is not owner:
+                nemesis.later(chance.uniform(0.0, self._world.lease_s), setattr, host.faults, "unavailable", 1.0)
             nemesis.later(6.0, nemesis.store.heal, host)
         nemesis.befell("*", 6.0)
         if chance.random() < 0.5:

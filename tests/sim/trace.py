@@ -28,6 +28,7 @@ class Trace:
         self.errors: list[str] = []
         self.marks: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.on_rare: dict[str, Callable[[], None]] = {}  # what to do when a rare line is logged, once
         self.open = True
         self.folder = "~"  # of the run's files: its name is not part of the history
 
@@ -89,6 +90,7 @@ class Trace:
         self.note(who, what, **event)
         if what in RARE:
             self.marks[what] += 1
+            self.on_rare.pop(what, _nothing)()
         if method in _LEVELS and what not in ALLOWED_ERRORS:
             told = _told(error)
             if not (what == "raft_turn_failed" and told.rstrip().endswith("[Errno 5] Input/output error")):
@@ -108,11 +110,15 @@ RARE = frozenset(
         "snapshot_installed", "snapshot_taken", "flush_put_off", "breaker_decided", "transfer_decided", "clear_decided",
         "credit_decided", "lanes_not_opened", "orders_switch", "orphans_deleted", "region_compacted", "drained",
         "bootstrap_waits", "routes_watch_stalled", "report_rejected", "not_all_flushed", "decision_not_committed",
-        "lease_lost", "not_failed_over_decided", "reopen_decided", "reports_left", "command_refused", "region_failed",
+        "lease_lost", "not_failed_over_decided", "reports_left", "command_refused", "region_failed",
     }
 )  # fmt: skip
 # Error-level lines that tell an operator of a fault which the nemesis made.
 ALLOWED_ERRORS = frozenset({"raft_fatal", "taken_over"})
+
+
+def _nothing() -> None:
+    pass
 
 
 def _told(error: Any) -> str:

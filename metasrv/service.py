@@ -171,6 +171,20 @@ class Service:
     async def _lead(self, term: int) -> None:
         """Judge nodes and carry procedures on until leadership ends."""
         self.book.elected(self.clock.now_ms(), self._faces.replicas.past())
+        awake = asyncio.create_task(self._stay_awake(), name="awake")
+        try:
+            await self._judge(term)
+        finally:
+            awake.cancel()
+            await asyncio.gather(awake, return_exceptions=True)
+
+    async def _stay_awake(self) -> None:
+        """A leader that waits for a commit is not away: else slow commits would put off every failover (T3)."""
+        while True:
+            self.book.awake(self.clock.now_ms())
+            await self.clock.sleep(self.config.timing.tick_ms)
+
+    async def _judge(self, term: int) -> None:
         supervisor = Supervisor(self.config.node_id, sorted(self.config.peers))
         procedures = Procedures()
         while self._leads(term):

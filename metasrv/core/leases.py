@@ -120,6 +120,7 @@ class LeaseBook:
         self._own: dict[str, float] = {}  # node id -> last beat that came here, directly or relayed
         self._theirs: dict[str, set[str]] = {}  # replica -> nodes that it heard within a lease, as it last said
         self._ticked_ms: float | None = None
+        self._credit_ms = 0.0  # given and not yet told
         self._lease_ms = Config().lease_ms
 
     # --- every replica
@@ -169,7 +170,7 @@ class LeaseBook:
     def elected(self, now_ms: float, past: Past = NO_PAST) -> None:
         """This replica begins to lead. What it heard as a follower counts; who reported before does not."""
         self._elected_ms = now_ms
-        self._ticked_ms = None
+        self._ticked_ms, self._credit_ms = None, 0.0
         self._term = past.term
         self._reported, self._vouching, self._led_at_ms = {}, set(), {}
         self._theirs = {}
@@ -194,19 +195,28 @@ class LeaseBook:
                 self._led_at_ms[leader_id] = max(at_ms, self._led_at_ms.get(leader_id, at_ms))
 
     def tick(self, now_ms: float, config: Config) -> float:
-        """Note that the leader is awake. The credit that every node gets for a gap over half a lease (T3)."""
-        before, self._ticked_ms = self._ticked_ms, now_ms
+        """As awake(). The credit that was given since the last tick, 0 for none."""
         self._lease_ms = config.lease_ms
-        if before is None or now_ms - before <= config.lease_ms / 2:
-            return 0.0
+        self.awake(now_ms)
+        credit, self._credit_ms = self._credit_ms, 0.0
+        return credit
+
+    def awake(self, now_ms: float) -> None:
+        """Note that the leader is awake; every node is credited with a gap over half a lease (T3).
+
+        To be called all the time, also while the leader waits for a commit: it hears beats then, and is not away.
+        """
+        before, self._ticked_ms = self._ticked_ms, now_ms
+        if before is None or now_ms - before <= self._lease_ms / 2:
+            return
         credit = now_ms - before
+        self._credit_ms += credit
         for memory in self._nodes.values():
             memory.heard_at_ms = min(now_ms, memory.heard_at_ms + credit)
             memory.first_ms = min(now_ms, memory.first_ms + credit)
         if self._elected_ms is not None:
             self._elected_ms = min(now_ms, self._elected_ms + credit)
         self._led_at_ms = {leader: min(now_ms, at_ms + credit) for leader, at_ms in self._led_at_ms.items()}
-        return credit
 
     def silence_ms(self, node_id: str, incarnation: int, now_ms: float) -> float:
         """For how long no reporting replica has heard this incarnation, as far as it may be held against the node.

@@ -37,6 +37,8 @@ class _Item:
 
 def unreachable(node_id: str, error: grpc.aio.AioRpcError) -> Refusal:
     """What a broken call means: whether the rows are kept is not known."""
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Refusal("NO_ANSWER", Then.NEWER_ROUTE, f"{node_id} did not answer in time")
     return Refusal("UNREACHABLE", Then.NEWER_ROUTE, f"{node_id}: {error.code().name}: {error.details() or ''}")
 
 

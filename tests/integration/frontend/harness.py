@@ -127,7 +127,10 @@ class Wire(datanode_pb2_grpc.DatanodeServicer):
                 outcome.region_id = write.region_id
                 outcomes.append(outcome)
             return datanode_pb2.WriteReply(outcomes=outcomes)
-        reply = await self._stub.Write(request, timeout=context.time_remaining(), wait_for_ready=True)
+        try:
+            reply = await self._stub.Write(request, timeout=context.time_remaining(), wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "")
         if self.lose_write_replies:
             self.lose_write_replies -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the reply is lost")

@@ -206,6 +206,28 @@ def test_p4_the_former_owner_sends_a_write_on(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_what_the_deadline_cuts_tells_the_refusal_before_it(tmp_path: Path) -> None:
+    """Refused once, then no answer until the deadline, whichever clock says so: the client is told what is known."""
+
+    async def story() -> None:
+        async with cluster(tmp_path) as c:
+            assert (await c.world.write("m,t=a v=1 1")).status_code == 204
+            wire = c.nodes["dn-1"].wire
+
+            async def before(request: datanode_pb2.WriteRequest, context: Context) -> None:
+                if not wire.refuse_writes:
+                    await asyncio.Event().wait()
+
+            for _ in range(3):
+                wire.refuse_writes = [datanode_pb2.RegionOutcome(outcome=datanode_pb2.NO_LEASE)]
+                wire.before_write = before
+                answer = await c.world.write("m,t=a v=2 2", headers=SHORT)
+                if not wire.refuse_writes:  # else the machine was too slow for the first attempt
+                    assert (answer.status_code, answer.json()["regions"][0]["reason"]) == (503, "NO_LEASE")
+
+    asyncio.run(story())
+
+
 def test_a_slow_region_delays_no_other(tmp_path: Path) -> None:
     """One region of a request hangs; the rows of the others are there meanwhile, and the answer waits for all."""
 

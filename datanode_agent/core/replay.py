@@ -104,6 +104,30 @@ def unbroken(rows: Sequence[Row], position: int) -> bool:
     )
 
 
-def highest(rows: Iterable[Row]) -> tuple[int, int]:
-    """The highest (epoch, sequence) of any row, (0, 0) without any."""
-    return max(((r.epoch, r.sequence + max(r.rows, 1) - 1) for r in rows), default=(0, 0))
+class Digest(NamedTuple):
+    """What opening must know of rows. Kept while they are collected: a hand-over has no time to look at each again."""
+
+    highest: tuple[int, int] = (0, 0)  # (epoch, sequence) of any row
+    schema_version: int = 0  # the newest
+    payload_bytes: int = 0
+
+    def __add__(self, other: "Digest") -> "Digest":  # type: ignore[override]  # not of tuples
+        """Of both."""
+        return Digest(
+            max(self.highest, other.highest),
+            max(self.schema_version, other.schema_version),
+            self.payload_bytes + other.payload_bytes,
+        )
+
+
+NO_ROWS = Digest()
+
+
+def digest(rows: Iterable[Row]) -> Digest:
+    """Of these rows."""
+    highest, version, size = (0, 0), 0, 0
+    for row in rows:
+        highest = max(highest, (row.epoch, row.sequence + max(row.rows, 1) - 1))
+        version = max(version, row.schema_version)
+        size += len(row.payload)
+    return Digest(highest, version, size)

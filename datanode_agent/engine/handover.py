@@ -41,7 +41,7 @@ class Handover:
                 await self._context.clock.sleep(self._context.config.retry_ms)  # its owner has not claimed it yet
                 continue
             at_least = manifest.version
-            region.known_version = manifest.version
+            region.known_version, region.prepared = manifest.version, manifest
             try:
                 await self._closed_stays(region, manifest, warm)
             except Trimmed:
@@ -68,7 +68,8 @@ class Handover:
                 replay.need(region_id, stay.covered, end)
         for stay, end, replay in missing:
             found = await replay.collect(region_id, stay.covered, end)
-            warm[stay.key] = Warm(stay.covered, end, found.rows, found.damage)
+            warm[stay.key] = whole = Warm(stay.covered, end)
+            whole.take(found)
         self._replays.forget(region_id)
 
     def _report_prepared(self, region: Region, order: nodes_pb2.Order, warm: Warm) -> None:

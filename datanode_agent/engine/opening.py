@@ -7,12 +7,12 @@ below its own. It never seals a lane that metasrv has not ended.
 """
 
 import asyncio
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import structlog
 
-from datanode_agent.core.replay import Damage, Found, Row
-from datanode_agent.core.replay import highest as highest_of
+from datanode_agent.core.replay import NO_ROWS, Damage, Digest, Found, Row, digest
 from datanode_agent.engine.context import Context
 from datanode_agent.engine.lanes import OwnLane
 from datanode_agent.engine.manifests import Manifests
@@ -45,8 +45,24 @@ class Warm:
 
     start: int
     until: int
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)  # in lane order
     damage: list[Damage] = field(default_factory=list)
+    digest: Digest = NO_ROWS
+
+    def take(self, found: Found) -> None:
+        """Add what was found behind what is here."""
+        self.rows += found.rows
+        self.damage += found.damage
+        self.digest += digest(found.rows)
+
+    def between(self, start: int, end: int) -> tuple[list[Row], Digest]:
+        """The rows in [start, end). Mostly that is all of them, and then none of them is looked at."""
+        low = bisect_left(self.rows, start, key=lambda r: r.position)
+        high = bisect_left(self.rows, end, key=lambda r: r.position)
+        if high - low == len(self.rows):
+            return self.rows, self.digest
+        rows = self.rows[low:high]
+        return rows, digest(rows)
 
 
 @dataclass
@@ -90,18 +106,21 @@ class Opener:
         self._context.metrics.claim_ms.observe(claimed_ms - began_ms)
         rows: list[Row] = []
         damage: list[Damage] = []
+        told = NO_ROWS
         for stay in manifest.stays:
             if stay.end is not None:
-                found = await self._entries(region, stay, warm)
+                found, found_digest = await self._entries(region, stay, warm)
                 rows += found.rows
                 damage += found.damage
-        self._check_schemas(region, rows)
+                told += found_digest
+        self._check_schemas(region, told.schema_version)
         if order.accept_loss:
             schema = region.schema
             rows, lost = await self._context.workers.run(lambda: readable(rows, schema))
             damage += lost
-        region.sequence = max(manifest.highest[1], highest_of(rows)[1])
-        region.replayed(rows)
+            told = digest(rows)
+        region.sequence = max(manifest.highest[1], told.highest[1])
+        region.replayed(rows, told.payload_bytes)
         lane.receivers[region.region_id] = region
         now_ms = self._context.clock.now_ms()
         return Opened(damage, len(rows), seal_ms, claimed_ms - began_ms - seal_ms, now_ms - claimed_ms)
@@ -119,8 +138,11 @@ class Opener:
         origin = await self._origin(region.region_id)
         seal_ms = 0.0
         for _ in range(CLAIM_ATTEMPTS_MAX):
-            async with self._reads:
-                current = await self._manifests.newest(region.region_id, at_least)
+            # What was read while the region prepared will do: were it not the newest any more, the put would tell.
+            current, region.prepared = region.prepared, None
+            if current is None or not all(s.end is not None or s.key in ends for s in current.stays):
+                async with self._reads:
+                    current = await self._manifests.newest(region.region_id, at_least)
             at_least = current.version if current else 0
             if current is not None and current.epoch == order.epoch and current.nonce == nonce:
                 marks.mark("claim_had_landed")
@@ -189,12 +211,12 @@ class Opener:
 
     # ---------------------------------------------------------------- replay
 
-    async def _entries(self, region: Region, stay: Stay, warm: dict[StayKey, Warm]) -> Found:
+    async def _entries(self, region: Region, stay: Stay, warm: dict[StayKey, Warm]) -> tuple[Found, Digest]:
         assert stay.end is not None
         start, rows, damage = stay.covered, list[Row](), list[Damage]()
-        known = warm.get(stay.key)
+        known, told = warm.get(stay.key), NO_ROWS
         if known is not None and known.start <= start:
-            rows = [r for r in known.rows if start <= r.position < stay.end]
+            rows, told = known.between(start, stay.end)
             damage = [d for d in known.damage if start <= d.position < stay.end]
             start = max(start, min(known.until, stay.end))
         try:
@@ -208,10 +230,9 @@ class Opener:
             raise OpenFailed(
                 "trimmed", f"entries that its manifest still needs are gone from lane {stay.lane}: {error}"
             ) from error
-        return Found(rows + found.rows, damage + found.damage)
+        return Found(rows + found.rows, damage + found.damage), told + digest(found.rows)
 
-    def _check_schemas(self, region: Region, rows: list[Row]) -> None:
-        newest = max((r.schema_version for r in rows), default=0)
+    def _check_schemas(self, region: Region, newest: int) -> None:
         if newest > region.schema.version:
             raise Damaged(
                 f"region {region.region_id} has entries of schema version {newest}, and only {region.schema.version} is"

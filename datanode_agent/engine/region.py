@@ -81,6 +81,7 @@ class Region:
         self.swept_epoch = 0  # the claim whose clean-up of older epochs' files is done
         self.claimed_ms = context.clock.now_ms()
         self.known_version = 0  # a manifest version that exists
+        self.prepared: Manifest | None = None  # the newest one when it began to tail its owner's lane
         self._batches: dict[tuple[int, int], pa.RecordBatch] = {}
 
     # ---------------------------------------------------------------- state
@@ -156,11 +157,11 @@ class Region:
         self.memtable.add(part, size, self.context.clock.now_ms())
         self.context.memory.take(size)
 
-    def replayed(self, rows: list[Row]) -> None:
+    def replayed(self, rows: list[Row], payload_bytes: int) -> None:
         """Rows that its closed stays held: they are older than anything it will write itself."""
         if not rows:
             return
-        size = sum(len(r.payload) for r in rows) + len(rows) * ENTRY_OVERHEAD_BYTES
+        size = payload_bytes + len(rows) * ENTRY_OVERHEAD_BYTES
         self.memtable.add(Replayed(rows), size, self.context.clock.now_ms())
         self.context.memory.take(size)
 
@@ -213,7 +214,7 @@ class Region:
         """Forget all rows: another owner has them, or nobody may."""
         self.context.memory.give(self.unflushed_bytes)
         self.memtable, self.frozen = Memtable(), None
-        self.manifest, self._stay = None, None
+        self.manifest, self._stay, self.prepared = None, None, None
         self.pending, self.uncertain, self.last_position = 0, False, 0
         self._batches.clear()
         if self.lane is not None:

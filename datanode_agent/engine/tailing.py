@@ -121,8 +121,7 @@ class LaneTail:
             self._position = max(self._position, position)
         for region_id, warm in into.items():
             found = demux.take(region_id, 0, 1 << 63)
-            warm.rows += found.rows
-            warm.damage += found.damage
+            warm.take(found)
             warm.until = max(warm.until, position)
 
 

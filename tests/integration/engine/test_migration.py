@@ -52,6 +52,55 @@ def test_p4_migration_hands_over_at_the_reported_position() -> None:
     simulate(main)
 
 
+def test_p4_what_was_read_while_preparing_is_not_read_again() -> None:
+    """P4: between the hand-over and serving no manifest is read; only the claim is put."""
+
+    async def main(bucket: Bucket) -> None:
+        calls: list[tuple[str, str]] = []
+
+        async def gate(operation: str, key: str, when: str) -> None:
+            if when == "before":
+                calls.append((operation, key))
+
+        a = await Node(bucket, "a", 1).start()
+        b = await Node(bucket, "b", 2, gate=gate).start()
+        await a.open(10)
+        await a.put(10, [("h1", 1, 1.0)])
+        b.tell(order(nodes_pb2.PREPARE, 10, attempt=11, from_lane=a.lane))
+        await b.until(lambda: any(r.HasField("prepared") for r in b.reports))
+        stay_epoch, position = await stop(a, 10, 11)
+        calls.clear()
+        await b.open(12, ends=[(a.lane, stay_epoch, position)])
+        assert [operation for operation, key in calls if "manifest" in key] == ["create", "list"]
+        assert await b.rows(12) == [("h1", 1, 1.0)]
+        await a.kill()
+        await b.kill()
+
+    simulate(main)
+
+
+def test_p4_a_flush_while_the_target_prepares_is_not_lost() -> None:
+    """P1, P4: the owner committed newer manifests than the target knows: its claim looks again."""
+
+    async def main(bucket: Bucket) -> None:
+        a, b = await pair(bucket)
+        b.tell(order(nodes_pb2.PREPARE, 10, attempt=11, from_lane=a.lane))
+        await b.until(lambda: any(r.HasField("prepared") for r in b.reports))
+        await a.engine.flush([R])
+        await a.put(10, [("h2", 2, 2.0)])
+        await a.engine.flush([R])
+        await a.put(10, [("h1", 1, 3.0)])
+        newest = a.info().manifest_version
+        stay_epoch, position = await stop(a, 10, 11)
+        await b.open(12, ends=[(a.lane, stay_epoch, position)])
+        assert b.info().manifest_version == newest + 1
+        assert await b.rows(12) == [("h1", 1, 3.0), ("h2", 2, 2.0)]
+        await a.kill()
+        await b.kill()
+
+    simulate(main)
+
+
 def test_p4_a_lone_write_waits_at_the_former_owner_and_is_sent_on() -> None:
     """P4: a lone write waits for the hand-over and is sent on to the new owner; one among others is not held."""
 

@@ -3,7 +3,8 @@
 from datanode_agent.core import compaction
 from datanode_agent.core.flush_policy import Flush, LaneLoad, Limits, RegionLoad, choose, replay_ms, span_bytes
 from datanode_agent.core.memory import MemoryBudget
-from datanode_agent.core.replay import Demux, Row, highest, unbroken
+from datanode_agent.core.replay import Demux, Digest, Found, Row, digest, unbroken
+from datanode_agent.engine.opening import Warm
 from groundwork.core.entry import Entry, Kind, encode
 from groundwork.core.ids import Lane
 from groundwork.core.manifest import Sst
@@ -82,7 +83,17 @@ def test_demux_skips_what_is_covered_and_not_wanted() -> None:
     assert demux.start == 0
     assert [r.position for r in demux.take(1, 2, 99).rows] == [2, 3]
     assert [r.position for r in demux.take(2, 1, 3).rows] == [1, 2]
-    assert highest(demux.take(1, 0, 99).rows) == (5, 7) and highest([]) == (0, 0)
+    assert digest(demux.take(1, 0, 99).rows).highest == (5, 7) and digest([]) == Digest()
+
+
+def test_warm_rows_are_told_without_a_look_at_each() -> None:
+    """All of them with the digest that was kept; a part of them with a digest of its own."""
+    warm = Warm(1, 9)
+    for positions in ((1, 2, 2), (5, 8)):
+        warm.take(Found([Row(p, 7, p * 10, 2, p, b"xyz") for p in positions], []))
+    assert warm.between(1, 9) == (warm.rows, digest(warm.rows)) == (warm.rows, Digest((7, 81), 8, 15))
+    assert warm.between(2, 8) == (warm.rows[1:4], Digest((7, 51), 5, 9))
+    assert warm.between(9, 9) == ([], Digest())
 
 
 def test_damage_is_cleared_only_by_an_unbroken_sequence() -> None:

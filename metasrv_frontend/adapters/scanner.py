@@ -20,7 +20,7 @@ from groundwork.core.route_cache import Route
 from groundwork.core.table import TableInfo
 from metasrv_frontend.adapters.datanodes import Datanodes, unreachable
 from metasrv_frontend.adapters.route_waits import RouteWaits
-from metasrv_frontend.core.outcomes import Refusal, Then, pause_ms, refusal_of
+from metasrv_frontend.core.outcomes import Refusal, Then, pause_ms, refusal_of, telling
 from metasrv_frontend.core.pushdown import Need
 from metasrv_frontend.metrics import Metrics
 from protos.datanode.v1 import datanode_pb2
@@ -140,7 +140,7 @@ class Scanner:
             answer = await self._attempt(route, request, left_ms, budget)
             if not isinstance(answer, Refusal):
                 return answer
-            refusal = answer
+            refusal = telling(refusal, answer, attempt, until_ms - self._clock.now_ms())
             self._metrics.retries.labels(refusal.code).inc()
             if refusal.then is Then.GIVE_UP:
                 break

@@ -15,7 +15,7 @@ from groundwork.core.ports import Clock
 from groundwork.core.route_cache import Route
 from metasrv_frontend.adapters.datanodes import Datanodes
 from metasrv_frontend.adapters.route_waits import RouteWaits
-from metasrv_frontend.core.outcomes import PAUSE_MS_MIN, Refusal, Then, pause_ms
+from metasrv_frontend.core.outcomes import Refusal, Then, pause_ms, telling
 from metasrv_frontend.core.rows import Piece
 from metasrv_frontend.metrics import Metrics
 
@@ -71,9 +71,7 @@ class Writer:
             answer = await self._attempt(route, piece, left_ms, attempt > 0)
             if answer is None:
                 return None
-            # An attempt that the caller's deadline cut says less than the refusal before it. Clocks differ by a little.
-            cut = answer.code == "NO_ANSWER" and attempt > 0 and self._clock.now_ms() + PAUSE_MS_MIN >= until_ms
-            refusal = refusal if cut else answer
+            refusal = telling(refusal, answer, attempt, until_ms - self._clock.now_ms())
             self._metrics.retries.labels(refusal.code).inc()
             if refusal.then is Then.GIVE_UP:
                 return refusal

@@ -56,6 +56,15 @@ def refusal_of(outcome: wire.RegionOutcome) -> Refusal | None:
     return Refusal(name, then, outcome.message or name.lower(), float(outcome.retry_after_ms), moved_to)
 
 
+def telling(before: Refusal, answer: Refusal, attempt: int, left_ms: float) -> Refusal:
+    """Which of the two says why: an attempt that the caller's deadline cut says less than the refusal before it.
+
+    Clocks differ by a little: what is left is nothing when it is less than a pause.
+    """
+    cut = answer.code == "NO_ANSWER" and attempt > 0 and left_ms <= PAUSE_MS_MIN
+    return before if cut else answer
+
+
 def pause_ms(attempt: int, asked_ms: float) -> float:
     """The pause before attempt `attempt` + 1 (from 0): doubling, bounded, at least what the node asked for."""
     return max(asked_ms, min(PAUSE_MS_MAX, PAUSE_MS_MIN << min(attempt, 10)))

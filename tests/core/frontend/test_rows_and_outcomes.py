@@ -9,7 +9,7 @@ from groundwork.core.table import Column, Role, Schema, TableInfo
 from metasrv_frontend.core import rows as rows_module
 from metasrv_frontend.core.line_protocol import parse_lines
 from metasrv_frontend.core.line_values import BadLine
-from metasrv_frontend.core.outcomes import AFTER, Then, pause_ms, refusal_of
+from metasrv_frontend.core.outcomes import AFTER, Refusal, Then, pause_ms, refusal_of, telling
 from metasrv_frontend.core.rows import columns_for, new_fields, padded, partitions_of_batch, pieces_of_lines
 from protos.datanode.v1 import datanode_pb2 as wire
 
@@ -135,3 +135,15 @@ def test_pauses_grow_and_are_bounded() -> None:
     """From ten milliseconds to half a second; a node that asks for more gets it."""
     assert [pause_ms(n, 0) for n in (0, 1, 2, 5, 6, 1_000)] == [10, 20, 40, 320, 500, 500]
     assert pause_ms(0, 1_234) == 1_234
+
+
+def test_what_the_deadline_cut_tells_the_refusal_before_it() -> None:
+    """No answer when the time is up says nothing new; no answer before, or to the first attempt, is all that is known."""
+    before = Refusal("NO_LEASE", Then.NEWER_ROUTE, "no lease")
+    cut = Refusal("NO_ANSWER", Then.NEWER_ROUTE, "not in time")
+    other = Refusal("STOPPED", Then.NEWER_ROUTE, "stopped")
+    assert telling(before, cut, 1, 0.0) is before
+    assert telling(before, cut, 1, -3.0) is before
+    assert telling(before, cut, 1, 1_000.0) is cut
+    assert telling(before, cut, 0, 0.0) is cut
+    assert telling(before, other, 1, 0.0) is other

@@ -138,7 +138,7 @@ def test_pauses_grow_and_are_bounded() -> None:
 
 
 def test_what_the_deadline_cut_tells_the_refusal_before_it() -> None:
-    """No answer when the time is up says nothing new; no answer before, or to the first attempt, is all that is known."""
+    """No answer when the time is up says nothing new; no answer before that, or at first, is all that is known."""
     before = Refusal("NO_LEASE", Then.NEWER_ROUTE, "no lease")
     cut = Refusal("NO_ANSWER", Then.NEWER_ROUTE, "not in time")
     other = Refusal("STOPPED", Then.NEWER_ROUTE, "stopped")

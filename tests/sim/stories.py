@@ -85,8 +85,12 @@ class Stories:
         if chance.random() < 0.7:  # what the followers relay is on its way while the leader asks them
             self._world.fabric.slow_s[leader.name] = 0.1
             nemesis.later(for_s, self._world.fabric.slow_s.pop, leader.name, 0.0)
-            after_s = chance.uniform(0.0, 0.1)
-            self._world.trace.on_rare["breaker_decided"] = lambda: nemesis.later(after_s, heard_again)
+        how = chance.choice(("in time", "when it asks", "never"))
+        if how == "in time":
+            nemesis.later(lease_s + chance.uniform(0.0, 0.4), heard_again)
+        elif how == "when it asks":
+            after_s = chance.uniform(0.0, 0.2)
+            self._world.trace.on_line["breaker_decided"] = lambda: nemesis.later(after_s, heard_again)
         nemesis.later(for_s, self._world.fabric.unblock_all)
 
     def brief_cut(self) -> None:

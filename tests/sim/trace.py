@@ -28,7 +28,7 @@ class Trace:
         self.errors: list[str] = []
         self.marks: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
-        self.on_rare: dict[str, Callable[[], None]] = {}  # what to do when a rare line is logged, once
+        self.on_line: dict[str, Callable[[], None]] = {}  # what to do when such a line is logged next
         self.open = True
         self.folder = "~"  # of the run's files: its name is not part of the history
 
@@ -88,9 +88,10 @@ class Trace:
         what = str(event.pop("event"))
         error = event.pop("exc_info", None)
         self.note(who, what, **event)
+        if what in self.on_line:
+            self.on_line.pop(what)()
         if what in RARE:
             self.marks[what] += 1
-            self.on_rare.pop(what, _nothing)()
         if method in _LEVELS and what not in ALLOWED_ERRORS:
             told = _told(error)
             if not (what == "raft_turn_failed" and told.rstrip().endswith("[Errno 5] Input/output error")):
@@ -115,10 +116,6 @@ RARE = frozenset(
 )  # fmt: skip
 # Error-level lines that tell an operator of a fault which the nemesis made.
 ALLOWED_ERRORS = frozenset({"raft_fatal", "taken_over"})
-
-
-def _nothing() -> None:
-    pass
 
 
 def _told(error: Any) -> str:

@@ -20,6 +20,7 @@ from groundwork.adapters.rpc import aio_channel
 from groundwork.core.arrow import arrow_schema, encode_batch
 from groundwork.core.table import TableInfo
 from groundwork.core.wire import table_from_wire
+from metactl import child
 from protos.datanode.v1 import datanode_pb2, datanode_pb2_grpc
 from protos.metasrv.v1 import catalog_pb2, catalog_pb2_grpc, routes_pb2, routes_pb2_grpc, types_pb2
 from tests.integration.agent.harness import CLUSTER_ID, write_config
@@ -34,15 +35,16 @@ _CLOCK = SystemClock()
 
 
 class Process:
-    """One program with its log, ended at the end of the test however it stands."""
+    """One program with its log, ended at the end of the test however it stands, and with a test that is killed."""
 
     def __init__(self, name: str, module: str, folder: Path, arguments: Sequence[str], http: str) -> None:
         self.name = name
         self.http = http
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as out:
+            with_us = [sys.executable, "-I", "-S", str(child.__file__), str(os.getpid())]
             self.popen = subprocess.Popen(
-                [sys.executable, "-c", f"from {module}.main import main; main()", *arguments],
+                [*with_us, sys.executable, "-c", f"from {module}.main import main; main()", *arguments],
                 stdout=out, stderr=out, stdin=subprocess.DEVNULL,
             )  # fmt: skip
 

@@ -274,6 +274,7 @@ class Orders:
 
     def _spawn(self, region: Region, work: Coroutine[Any, Any, None], name: str) -> None:
         region.task = self._keep(self._guard(region, work), name)
+        region.task.add_done_callback(lambda _: work.close())  # cancelled before its first turn, it never awaits it
 
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work, name=name)

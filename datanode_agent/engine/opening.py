@@ -60,7 +60,7 @@ class Warm:
         low = bisect_left(self.rows, start, key=lambda r: r.position)
         high = bisect_left(self.rows, end, key=lambda r: r.position)
         if high - low == len(self.rows):
-            return self.rows, self.digest
+            return self.rows[:], self.digest  # a copy: a tail that still reads goes on adding to its list
         rows = self.rows[low:high]
         return rows, digest(rows)
 

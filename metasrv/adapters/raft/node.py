@@ -10,7 +10,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from groundwork.core import marks
-from groundwork.core.errors import BadInput, MetasrvError, NotLeader, Unknown
+from groundwork.core.errors import BadInput, MetasrvError, NewerFormat, NotLeader, Unknown
 from metasrv.adapters.raft.config import RaftConfig
 from metasrv.adapters.raft.disk import Disk
 from metasrv.adapters.raft.library import now_s
@@ -230,6 +230,8 @@ class EmbeddedRaft:
             return step()
         except Exception as error:
             meaning = "the disk failed" if isinstance(error, OSError) else "an invariant is broken"
+            if isinstance(error, NewerFormat):
+                meaning = "this release is older than what the cluster speaks, install the newer one here"
             log.exception("raft_turn_failed")
             self._end(f"{meaning}: {error!r}")
             return None

@@ -76,7 +76,7 @@ ELSEWHERE = {
     # history. tests/core/storage/test_lane_races.py stops sealers at every step.
     "seal_overtaken_by_trim",
     # A claim landed, its replay failed, and the order changed within its epoch. A replay fails by damage in the store
-    # only, and that is not made here.
+    # only, and that is not made here. tests/integration/engine/test_claim_landed.py takes the objects away.
     "claim_had_landed",
 }
 

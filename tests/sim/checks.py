@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from metasrv.core.events import Outcome
 from metasrv.core.machine import Machine
 from metasrv.core.records import NodeStatus, Phase
+from tests.sim.hosts import TIMING
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -86,6 +87,24 @@ class Checks:
     def converged(self) -> bool:
         """Every replica is up, and every region serves on a node that is up."""
         return all(h.up and hasattr(h, "service") for h in self._world.metasrvs) and not self._unwell()
+
+    def all_well(self) -> bool:
+        """Converged, and the leader hears every datanode, which is up, works, and is neither drained nor moved from."""
+        world = self._world
+        if not self.converged():
+            return False
+        service = world.nemesis.leader().service
+        state, now_ms = service.machine.state, service.clock.now_ms()
+        heard = service.book.inventory(state, now_ms)
+        replicas = [h.name for h in world.metasrvs]
+        return (
+            service.consensus.leadership().is_leader
+            and service.book.may_judge(now_ms, state.config, replicas)
+            and not (state.drains or state.migrations)
+            and all(h.up and h.name in state.nodes for h in world.datanodes)
+            and all(state.nodes[h.name].status is NodeStatus.UP for h in world.datanodes)
+            and all(heard[h.name].well and heard[h.name].silent_ms < 2 * TIMING.beat_ms for h in world.datanodes)
+        )
 
     def _unwell(self) -> list[str]:
         states = [h.service.machine.state for h in self._world.metasrvs if h.up]

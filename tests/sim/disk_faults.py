@@ -103,9 +103,10 @@ class DiskFaults:
     def _others_whole(self, host: "MetasrvHost") -> bool:
         """Whether the two others have all that they ever promised on their disks."""
         others = [h for h in self._nemesis.world.metasrvs if h is not host]
-        return host.up and all(self._whole(other) for other in others)
+        return host.up and all(self.whole(other) for other in others)
 
-    def _whole(self, host: "MetasrvHost") -> bool:
+    def whole(self, host: "MetasrvHost") -> bool:
+        """Whether what a replica promised is on its disk, and it takes part in votes."""
         if host.flipped or not (host.raft_folder / "journal").exists():
             return False
         if host.process is not None and host.process.state == "paused":

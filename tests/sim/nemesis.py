@@ -49,6 +49,7 @@ class Nemesis:
         if self.about_zombies:
             self._kinds = self.chance.sample(kinds, self.chance.choice((0, 1, 2))) or [self.migrate]
             self._rate = 0.3
+        self.about_something = self.tells_a_story or self.about_zombies
 
     def start(self, active_s: float) -> None:
         """Begin, or go on."""
@@ -221,6 +222,17 @@ class Nemesis:
         names = {region.lane.node_id for region_id, region in regions.items() if region_id in written}
         hosts = [h for h in self.world.datanodes if h.name in names]
         return self.chance.choice(hosts or self.world.datanodes)
+
+    def dies_for_good(self) -> tuple["Host", bool]:
+        """P3, P5: a datanode with regions dies while all else is well, and is not started again; the leader with it?"""
+        host, leader = self.owner(), self.leader()
+        with_leader = self.chance.random() < 0.3 and all(self.disks.whole(h) for h in self.world.metasrvs)
+        self.fault("dies_for_good", host.name, with_leader=with_leader)
+        host.wanted = False
+        host.crash(self.chance.random() < 0.5)
+        if with_leader:
+            leader.crash(self.chance.random() < 0.5)
+        return host, with_leader
 
     def stop_gracefully(self) -> None:
         """SIGTERM to a datanode: it drains, flushes, releases; started again later."""

@@ -1,6 +1,7 @@
 """Operators: moves, drains and changes of leadership, asked for through the real admin client."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 DEADLINE_MS = 6_000
+STOPS_S = 2.0  # how long an operator waits for the owner to stop
 
 
 class Operators:
@@ -73,14 +75,22 @@ class Operators:
         to = self._chance.choice(["", *(h.name for h in self._world.datanodes)])
         self._ask("migrate", self.admin.migrate(regions, to, request_id=self._id(), deadline_ms=DEADLINE_MS))
 
-    def migrate_and_cancel(self, after_s: float) -> None:
-        """Move a region, and think better of it."""
+    def migrate_and_cancel(self, after_s: float, race: bool) -> None:
+        """Move a region, and think better of it; in a race, when its owner has stopped and the hand-over is next."""
         table = self._world.clients.table
         if table is not None:
-            self._ask("cancel", self._migrate_and_cancel(self._chance.choice(table.region_ids), after_s))
+            if race:
+                after_s = self._chance.uniform(0.0, 3 * self._world.fabric.delay_s[1])
+            self._ask("cancel", self._migrate_and_cancel(self._chance.choice(table.region_ids), after_s, race))
 
-    async def _migrate_and_cancel(self, region_id: int, after_s: float) -> None:
+    async def _migrate_and_cancel(self, region_id: int, after_s: float, race: bool) -> None:
         plan = await self.admin.migrate([region_id], "", request_id=self._id(), deadline_ms=DEADLINE_MS)
+        if race:
+            stopped = asyncio.Event()
+            self._world.trace.on_line["region_stopped"] = stopped.set
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOPS_S):
+                    await stopped.wait()
         await asyncio.sleep(after_s)
         await self.admin.cancel(plan.procedure_id, request_id=self._id(), deadline_ms=DEADLINE_MS)
 

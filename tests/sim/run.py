@@ -32,6 +32,7 @@ class Report(msgspec.Struct):
     marks: dict[str, int]
     outages_s: list[float]
     recoveries_s: list[float]  # until a key took a write after all faults had ended, in mid-history or at the end
+    detections_s: list[float]  # until a key took a write after a datanode had died and stayed dead, all else well
     settled_s: float  # until every region served and every replica was up, at the end
 
 
@@ -54,7 +55,7 @@ def one(seed: int, trace: Path | None = None) -> Report:
     return Report(
         seed, world.trace.digest, world.failures, time.process_time() - began_s, world.virtual_s, history.writes,
         history.strong_reads + history.lease_reads, world.checks.failovers, dict(world.trace.faults),
-        dict(world.trace.marks), history.outages_s, history.recoveries_s, world.settled_s,
+        dict(world.trace.marks), history.outages_s, history.recoveries_s, history.detections_s, world.settled_s,
     )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ ELSEWHERE = {
     # history. tests/core/storage/test_lane_races.py stops sealers at every step.
     "seal_overtaken_by_trim",
     # A claim landed, its replay failed, and the order changed within its epoch. A replay fails by damage in the store
-    # only, and that is not made here. tests/integration/engine/test_claim_landed.py takes the objects away.
+    # only, and that is not made here.
     "claim_had_landed",
 }
 
@@ -112,6 +113,7 @@ def summary(reports: list[Report], wall_s: float) -> set[str]:
     print(f"marks never reached: {', '.join(sorted(never)) or 'none'}")
     _spread("writes that met an outage", outages)
     _spread("keys that took a write again after all faults had ended", [s for r in reports for s in r.recoveries_s])
+    _spread("keys that took a write after a datanode died for good", [s for r in reports for s in r.detections_s])
     _spread("histories that settled after that, every region serving", [r.settled_s for r in reports])
     failed = [r for r in reports if r.failures]
     print(f"{len(failed)} seeds failed{': ' + ', '.join(str(r.seed) for r in failed[:50]) if failed else ''}")

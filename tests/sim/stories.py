@@ -1,6 +1,6 @@
 """Faults in several steps, for situations that single ones meet once in a thousand histories."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,23 +46,28 @@ class Stories:
 
     def stops_in_trouble(self) -> None:
         """SIGTERM to a datanode that cannot flush, or cannot tell metasrv: it ends at its deadlines."""
-        nemesis, host = self._nemesis, self._chance.choice(self._world.datanodes)
+        nemesis, host = self._nemesis, self._nemesis.owner()
         if not host.up or not hasattr(host, "agent") or host.process is None or not self._one_at_a_time(9.0):
             return
-        trouble = self._chance.choice(("store", "metasrv", "metasrv", "both"))
+        trouble = self._chance.choice(("store", "metasrv", "once it drains", "both"))
         nemesis.fault("stops_in_trouble", host.name, 9.0, trouble=trouble)
-        if trouble != "store":
+        if trouble == "once it drains":  # regions are on their way when the link goes, and it has things to report
+            after_s = self._chance.uniform(0.0, 0.1)
+            self._world.trace.on_line["draining"] = lambda: nemesis.later(after_s, self._cut, host, self._replicas())
+        elif trouble != "store":
             self._cut(host, self._replicas())
-            nemesis.later(9.0, self._world.fabric.unblock_all)
-        if trouble != "metasrv":
+        if trouble in ("store", "both"):
             host.faults.hang = True
             nemesis.later(8.0, nemesis.store.heal, host)
+        nemesis.later(9.0, self._world.fabric.unblock_all)
         nemesis.later(self._chance.choice((0.0, 0.5)), host.process.call, host.agent.stop)
 
     def cancels(self) -> None:
-        """An operator has regions moved, and cancels that at any moment, before or after the hand-over."""
+        """An operator has regions moved, and cancels that at any moment, or in a race with the hand-over."""
         self._world.trace.fault("cancels", "regions")
-        self._world.operators.migrate_and_cancel(self._chance.choice((0.0, 0.05, 0.2)) * self._chance.random())
+        after_s = self._chance.choice((0.0, 0.05, 0.2)) * self._chance.random()
+        race = self._chance.random() < 0.5
+        self._world.operators.migrate_and_cancel(after_s, race)
 
     def silence(self) -> None:
         """Most datanodes are silent at once, and then heard again by the followers only: the leader doubts itself."""
@@ -85,13 +90,21 @@ class Stories:
         if chance.random() < 0.7:  # what the followers relay is on its way while the leader asks them
             self._world.fabric.slow_s[leader.name] = 0.1
             nemesis.later(for_s, self._world.fabric.slow_s.pop, leader.name, 0.0)
-        how = chance.choice(("in time", "when it asks", "never"))
+        how = chance.choice(("in time", "when it asks", "when it asks", "when it asks", "never"))
         if how == "in time":
             nemesis.later(lease_s + chance.uniform(0.0, 0.4), heard_again)
         elif how == "when it asks":
-            after_s = chance.uniform(0.0, 0.2)
-            self._world.trace.on_line["breaker_decided"] = lambda: nemesis.later(after_s, heard_again)
+            self._world.trace.on_line["breaker_decided"] = lambda: self._one_hears_more(hosts)
         nemesis.later(for_s, self._world.fabric.unblock_all)
+
+    def _one_hears_more(self, hosts: Sequence["Host"]) -> None:
+        """A follower hears the datanodes just now; its relays and its answer reach the leader late, in any order."""
+        leader, fabric = self._nemesis.leader().name, self._world.fabric
+        name = self._chance.choice([other for other in self._replicas() if other != leader])
+        for host in hosts:
+            self._cut(host, [name], False)
+        fabric.block(name, leader)
+        self._nemesis.later(self._chance.uniform(0.3, 0.8), fabric.unblock, name, leader)
 
     def brief_cut(self) -> None:
         """P2: an owner with a slow store and a slow clock is cut off until about when it is failed over, and no longer.

@@ -18,7 +18,7 @@ from groundwork.sim.processes import ClusterLoop, Crashed, SimProcess, current_p
 from metasrv.adapters.raft import library
 from tests.sim.checks import Checks
 from tests.sim.clients import Clients
-from tests.sim.history import OUTAGE_S_MAX
+from tests.sim.history import HEALED, ONE_DEAD, ONE_DEAD_AND_LEADER, OUTAGE_S_MAX, Bound
 from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost, Sizes
 from tests.sim.nemesis import Nemesis
 from tests.sim.operators import Operators
@@ -27,6 +27,7 @@ from tests.sim.raft.crashing_disk import PowerLost
 from tests.sim.trace import Trace
 
 BEGIN_S = 12.0
+ALL_WELL_S = 4.0  # what a history waits for every node to be well, before one dies
 SETTLE_S = OUTAGE_S_MAX + 6.0  # an operator comes to a replica that refuses to start, and it catches up
 
 
@@ -63,6 +64,9 @@ class World:
         if self.nemesis.tells_a_story:
             self.active_s = max(self.active_s, 8.0)
         self.calm_at = self.chance.uniform(0.3, 0.8) if self.chance.random() < 0.3 else 1.0
+        self.one_dead = self.calm_at < 1.0 and not self.nemesis.about_something and self.chance.random() < 0.5
+        if self.one_dead:
+            self.active_s = min(self.active_s, 6.0)
         self.settled_s = 0.0  # from the end of all faults until every region served and every replica was up
         self.lease_s = TIMING.lease_ms / 1000
 
@@ -139,6 +143,8 @@ class World:
         await asyncio.sleep(first_s)
         if self.calm_at < 1.0:
             await self._calm()
+            if self.one_dead:
+                await self._one_stays_dead()
             self.nemesis.start(self.active_s - first_s)
             await asyncio.sleep(self.active_s - first_s)
         self.nemesis.rest()
@@ -152,11 +158,22 @@ class World:
 
     async def _calm(self) -> None:
         """In mid-history: everything heals, and goes on once every key has taken a write again, within the bound."""
-        history = self.clients.history
         self.nemesis.rest()
-        history.calm(self.clients.keys)
+        await self._all_written(HEALED)
+
+    async def _one_stays_dead(self) -> None:
+        """Nothing is wrong but that one datanode is dead (P3), and perhaps the leader died with it (P5)."""
+        if self.clients.history.waited_for or not await self._until(self.checks.all_well, ALL_WELL_S):
+            return
+        host, with_leader = self.nemesis.dies_for_good()
+        await self._all_written(ONE_DEAD_AND_LEADER if with_leader else ONE_DEAD)
+        host.start()
+
+    async def _all_written(self, bound: Bound) -> None:
+        history = self.clients.history
+        history.calm(self.clients.keys, bound)
         self.clients.calm.set()
-        if not await self._until(lambda: not history.waited_for, OUTAGE_S_MAX + 0.1):
+        if not await self._until(lambda: not history.waited_for, bound.seconds + 0.1):
             for key, since_s in history.waited_for.items():
                 history.too_long(key, self.loop.time() - since_s)
         self.clients.calm.clear()

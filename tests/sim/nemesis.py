@@ -43,7 +43,7 @@ class Nemesis:
         self._rate = self.chance.choice((0.3, 0.6, 1.0))
         self.tells_a_story = 0.3 <= mood < 0.5
         if self.tells_a_story:
-            self._kinds = [self.chance.choice(self.stories.kinds)] * 3 + self.chance.sample(kinds, 1)
+            self._kinds = [self.chance.choice(self.stories.told)] * 3 + self.chance.sample(kinds, 1)
         self._zombie_until_s = 0.0
         self.about_zombies = not self.tells_a_story and self.chance.random() < 0.2
         if self.about_zombies:

@@ -20,6 +20,7 @@ class Stories:
         self.kinds: list[Callable[[], None]] = [
             self.stops_in_trouble, self.cancels, self.silence, self.brief_cut, self.slow_opening,
         ]  # fmt: skip
+        self.told = [*self.kinds, self.stops_in_trouble]  # twice what seldom comes to its point
         self._busy_until_s = 0.0
 
     def _one_at_a_time(self, for_s: float) -> bool:
@@ -49,10 +50,10 @@ class Stories:
         nemesis, host = self._nemesis, self._nemesis.owner()
         if not host.up or not hasattr(host, "agent") or host.process is None or not self._one_at_a_time(9.0):
             return
-        trouble = self._chance.choice(("store", "metasrv", "once it drains", "both"))
+        trouble = self._chance.choice(("store", "once it drains", "once it drains", "both"))
         nemesis.fault("stops_in_trouble", host.name, 9.0, trouble=trouble)
         if trouble == "once it drains":  # regions are on their way when the link goes, and it has things to report
-            after_s = self._chance.uniform(0.0, 0.1)
+            after_s = self._chance.choice((0.0, 0.0, 0.1)) * self._chance.random()
             self._world.trace.on_line["draining"] = lambda: nemesis.later(after_s, self._cut, host, self._replicas())
         elif trouble != "store":
             self._cut(host, self._replicas())
@@ -90,7 +91,7 @@ class Stories:
         if chance.random() < 0.7:  # what the followers relay is on its way while the leader asks them
             self._world.fabric.slow_s[leader.name] = 0.1
             nemesis.later(for_s, self._world.fabric.slow_s.pop, leader.name, 0.0)
-        how = chance.choice(("in time", "when it asks", "when it asks", "when it asks", "never"))
+        how = chance.choice(("in time", "when it asks", "when it asks", "never"))
         if how == "in time":
             nemesis.later(lease_s + chance.uniform(0.0, 0.4), heard_again)
         elif how == "when it asks":
@@ -103,8 +104,10 @@ class Stories:
         name = self._chance.choice([other for other in self._replicas() if other != leader])
         for host in hosts:
             self._cut(host, [name], False)
+        fabric.slow_s.pop(leader, None)
         fabric.block(name, leader)
-        self._nemesis.later(self._chance.uniform(0.3, 0.8), fabric.unblock, name, leader)
+        late_s = self._chance.uniform(0.1, 0.25)  # behind the question; the leader waits 0.3 s for its answer
+        self._nemesis.later(late_s, fabric.unblock, name, leader)
 
     def brief_cut(self) -> None:
         """P2: an owner with a slow store and a slow clock is cut off until about when it is failed over, and no longer.

@@ -66,7 +66,7 @@ class World:
         self.calm_at = self.chance.uniform(0.3, 0.8) if self.chance.random() < 0.3 else 1.0
         self.one_dead = self.calm_at < 1.0 and not self.nemesis.about_something and self.chance.random() < 0.5
         if self.one_dead:
-            self.active_s = min(self.active_s, 6.0)
+            self.active_s = min(self.active_s, 4.5)
         self.settled_s = 0.0  # from the end of all faults until every region served and every replica was up
         self.lease_s = TIMING.lease_ms / 1000
 

@@ -73,8 +73,8 @@ def say(report: Report) -> None:
 
 # Marks that no history here reaches, and why.
 ELSEWHERE = {
-    # A sealer must sleep through another's seal, replay, flush and the next trim, which comes every 5 s: longer than a
-    # history. tests/core/storage/test_lane_races.py stops sealers at every step.
+    # A sealer must sleep through another's seal, replay, flush and the next trim, which comes every 5 s: mostly longer
+    # than a history (one in some hundreds). tests/core/storage/test_lane_races.py stops sealers at every step.
     "seal_overtaken_by_trim",
     # A claim landed, its replay failed, and the order changed within its epoch. A replay fails by damage in the store
     # only, and that is not made here.

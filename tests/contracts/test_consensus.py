@@ -1,6 +1,7 @@
 """What every home of the consensus port does: the twin in memory and the embedded one, by the same tests."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -128,6 +129,27 @@ def test_confirm_returns_the_term(home: Open, tmp_path: Path) -> None:
                 else:
                     assert answer == claimed.term
             answered = sum(isinstance(answer, int) for answer in answers)
+
+    tell(home, tmp_path, story)
+
+
+@homes
+def test_a_confirm_was_helped_by_followers_that_heard_the_leader_after_it_was_called(
+    home: Open, tmp_path: Path
+) -> None:
+    """P5: enough others for a quorum heard the leader since the call began: what a new leader relies on (0007)."""
+
+    async def story(opened: Home) -> None:
+        clock, term = asyncio.get_running_loop().time, None
+        while term is None:
+            leader = await opened.leader()
+            leader_id, began_s = leader.leadership().leader_id, clock()
+            with contextlib.suppress(NotLeader):
+                term = await leader.confirm()
+        heard = [replica.led_ago_ms() for replica in opened.replicas if replica is not leader]
+        since_began_ms = (clock() - began_s) * 1000
+        helped = [ago for ago in heard if leader_id in ago and ago[leader_id] <= since_began_ms]
+        assert len(helped) >= len(opened.replicas) // 2
 
     tell(home, tmp_path, story)
 

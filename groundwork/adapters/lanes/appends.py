@@ -124,13 +124,21 @@ class Appends:
                 if puts:
                     await asyncio.wait([timer, *puts], return_when=asyncio.FIRST_COMPLETED)
                 else:
-                    await asyncio.sleep(0)  # a launch is scheduled for this turn
+                    await asyncio.sleep(0)  # a launch may be scheduled for this turn
+                    if not puts:
+                        break  # none was, so nothing will be sent any more: waiting on would only burn the processor
+        except asyncio.CancelledError:
+            self.fail(self._closed())  # nobody else would answer: what looks at the deadlines ends here, too
+            raise
         finally:  # also when whoever closes it has no more time: a put that goes on for ever is nobody's
             tasks = [timer, self._watch, *puts]
             for task in tasks:
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.fail(StoreUnavailable(f"the writer of lane {self._lane} closed; the outcome is not known"))
+        self.fail(self._closed())
+
+    def _closed(self) -> StoreUnavailable:
+        return StoreUnavailable(f"the writer of lane {self._lane} closed; the outcome is not known")
 
     async def _watch_deadlines(self) -> None:
         """Answer the appends that waited too long. What was sent is repeated all the same, and reaches the sink."""

@@ -316,3 +316,27 @@ def test_a_close_that_is_cancelled_leaves_no_put_behind() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run_sim(main())
+
+
+def test_a_second_close_after_one_that_was_cancelled_ends_at_once() -> None:
+    """Entries that never got their turn are answered by the first close; the second has nothing to turn about for."""
+
+    async def main() -> None:
+        faults = Faults()
+        writer = await World().process(faults).open_writer(LANE, lambda _p, _e: None)
+        writer.admit()
+        faults.unreachable = True
+        waiting = []
+        for _ in range(WINDOW_MAX + 2):  # a turn for each, so that the last ones stay queued behind the window
+            waiting.append(asyncio.create_task(writer.append(b"x" * 8)))
+            await asyncio.sleep(0.01)
+        closing = asyncio.create_task(writer.close())
+        await asyncio.sleep(0.1)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        async with asyncio.timeout(1):
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [type(answer) for answer in answers] == [StoreUnavailable] * len(waiting)
+            await writer.close()
+
+    run_sim(main())

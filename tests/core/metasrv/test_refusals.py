@@ -1,29 +1,14 @@
 """Commands and reports that come too late: each is judged by its own token, and changes nothing."""
 
-from groundwork.core.ids import Lane, region_id
+from groundwork.core.ids import region_id
 from metasrv.core import commands as c
-from metasrv.core.records import Config
-from tests.core.metasrv.world import World
+from tests.core.metasrv.world import World, lane_of, three_nodes
 
 REGION = region_id(1, 0)
 
 
-def _world() -> World:
-    world = World(config=Config(settle_ms=10_000_000, trim_every_ms=10_000_000))
-    for n, place in enumerate(("site-1/zone-a", "site-1/zone-b", "site-2/zone-a")):
-        world.add(f"dn-{n + 1}", place)
-    world.run(600)
-    world.create_table("cpu", 1)
-    world.run(300)
-    return world
-
-
-def _lane(world: World, node_id: str) -> Lane:
-    return Lane(node_id, world.agents[node_id].incarnation, 0)
-
-
 def _move(world: World, to: str) -> None:
-    moves = (c.Placement(REGION, _lane(world, to)),)
+    moves = (c.Placement(REGION, lane_of(world, to)),)
     assert not world.propose(c.StartMigration(moves=moves)).refused
     world.run(300)
     assert world.machine.state.regions[REGION].lane.node_id == to
@@ -44,42 +29,42 @@ def _stays(world: World) -> list[tuple[str, int]]:
 
 def test_a_node_that_was_cleared_is_not_failed_over() -> None:
     """A plan made while it was suspect meets Clear in the log: refused as a whole, its lanes stay open."""
-    world = _world()
+    world = three_nodes()
     incarnation = world.agents["dn-1"].incarnation
     outcome = world.propose(c.Failover(ended=(c.Ended("dn-1", incarnation),)))
     assert "was cleared" in outcome.refused
-    assert not world.machine.state.is_over(_lane(world, "dn-1"))
+    assert not world.machine.state.is_over(lane_of(world, "dn-1"))
 
 
 def test_hole14_a_plan_for_an_older_incarnation_ends_no_newer_one() -> None:
     """HOLES 14: the node restarted between the plan and its commit: the new incarnation's lanes stay open."""
-    world = _world()
+    world = three_nodes()
     before = world.agents["dn-1"].incarnation
     world.agents["dn-1"].register()
     incarnation = world.agents["dn-1"].incarnation
     world.propose(c.Suspect(node_id="dn-1", incarnation=incarnation, silent_ms=3_000))
     outcome = world.propose(c.Failover(ended=(c.Ended("dn-1", before),)))
     assert "by now" in outcome.refused
-    assert not world.machine.state.is_over(_lane(world, "dn-1"))
+    assert not world.machine.state.is_over(lane_of(world, "dn-1"))
 
 
 def test_t9_a_region_has_one_procedure() -> None:
     """T9: while a region is being moved, a second move of it is refused and the first goes on."""
-    world = _world()
+    world = three_nodes()
     world.agents["dn-2"].obeys = False
-    first = world.propose(c.StartMigration(moves=(c.Placement(REGION, _lane(world, "dn-2")),)))
-    second = world.propose(c.StartMigration(moves=(c.Placement(REGION, _lane(world, "dn-3")),)))
+    first = world.propose(c.StartMigration(moves=(c.Placement(REGION, lane_of(world, "dn-2")),)))
+    second = world.propose(c.StartMigration(moves=(c.Placement(REGION, lane_of(world, "dn-3")),)))
     assert "being moved already" in second.refused
     assert world.machine.state.migrations[REGION].attempt == first.value
 
 
 def test_t4_a_report_under_an_older_epoch_counts_for_nothing() -> None:
     """T4, HOLES 7: after a cancel the owner is at a new epoch; that it served, or failed, under the old one is late."""
-    world = _world()
+    world = three_nodes()
     old = world.machine.state.regions[REGION].epoch
     agent = world.agents["dn-1"]
     world.agents["dn-2"].obeys = agent.obeys = False
-    attempt = world.propose(c.StartMigration(moves=(c.Placement(REGION, _lane(world, "dn-2")),))).value
+    attempt = world.propose(c.StartMigration(moves=(c.Placement(REGION, lane_of(world, "dn-2")),))).value
     assert not _report(world, c.Prepared("dn-2", world.agents["dn-2"].incarnation, REGION, attempt))
     world.propose(c.CancelMigration(attempt=attempt))
     assert world.machine.state.regions[REGION].epoch > old
@@ -91,19 +76,19 @@ def test_t4_a_report_under_an_older_epoch_counts_for_nothing() -> None:
 
 def test_a_late_report_of_a_former_stay_covers_no_later_stay_in_the_same_lane() -> None:
     """HOLES, second pass 6: keyed by lane alone, what the first stay covered would let the second's entries be cut."""
-    world = _world()
+    world = three_nodes()
     first = world.machine.state.regions[REGION].stay_epoch
     _move(world, "dn-2")
     _move(world, "dn-1")
     assert _stays(world) == [("dn-1", 0), ("dn-2", 0), ("dn-1", 0)]
-    assert not _covered(world, first, c.CoveredStay(_lane(world, "dn-1"), first, 100))
+    assert not _covered(world, first, c.CoveredStay(lane_of(world, "dn-1"), first, 100))
     assert _stays(world) == [("dn-1", 100), ("dn-2", 0), ("dn-1", 0)]
-    assert world.machine.state.trim_limit(_lane(world, "dn-1")) == 0
+    assert world.machine.state.trim_limit(lane_of(world, "dn-1")) == 0
 
 
 def test_an_older_manifest_says_nothing_about_later_stays() -> None:
     """HOLES, second pass 6: a manifest that does not name a stay lets go of it only where its epoch is not below it."""
-    world = _world()
+    world = three_nodes()
     first = world.machine.state.regions[REGION].stay_epoch
     _move(world, "dn-2")
     _move(world, "dn-3")
@@ -113,9 +98,9 @@ def test_an_older_manifest_says_nothing_about_later_stays() -> None:
 
 def test_a_lane_that_nobody_needs_is_trimmed_up_to_a_reported_end_only() -> None:
     """HOLES, second pass 7: without a stay the bound is an end that was read no later than the index."""
-    world = _world()
+    world = three_nodes()
     first = world.machine.state.regions[REGION].stay_epoch
-    lane = _lane(world, "dn-1")
+    lane = lane_of(world, "dn-1")
     _move(world, "dn-2")
     newest = world.machine.state.regions[REGION].epoch
     assert not _covered(world, newest, c.CoveredStay(lane, first, 101, done=True))
@@ -126,8 +111,8 @@ def test_a_lane_that_nobody_needs_is_trimmed_up_to_a_reported_end_only() -> None
 
 def test_hole17_a_lane_that_is_over_takes_no_region_again() -> None:
     """HOLES 17: a plan whose target lane was ended meanwhile is refused as a whole, however well its node is."""
-    world = _world()
-    source, target = _lane(world, "dn-1"), _lane(world, "dn-2")
+    world = three_nodes()
+    source, target = lane_of(world, "dn-1"), lane_of(world, "dn-2")
     world.agents["dn-2"].register()
     assert world.machine.state.is_over(target)
     outcome = world.propose(c.Failover(lanes=(source,), moves=(c.Move(source, target),)))
@@ -137,8 +122,8 @@ def test_hole17_a_lane_that_is_over_takes_no_region_again() -> None:
 
 def test_hole6_a_region_leaves_no_lane_that_is_not_over() -> None:
     """HOLES 6: a failover moves regions of lanes that it ends, or that are over, and of no other."""
-    world = _world()
+    world = three_nodes()
     before = world.machine.state.regions[REGION]
-    outcome = world.propose(c.Failover(moves=(c.Move(before.lane, _lane(world, "dn-2")),)))
+    outcome = world.propose(c.Failover(moves=(c.Move(before.lane, lane_of(world, "dn-2")),)))
     assert "is not over" in outcome.refused
     assert world.machine.state.regions[REGION] == before

@@ -269,3 +269,19 @@ class World:
             and agent.incarnation == r.lane.incarnation
             for _, r in state.regions.items()
         )
+
+
+def three_nodes() -> World:
+    """Three datanodes in two sites, and table cpu of one region; nothing is moved or trimmed unasked."""
+    world = World(config=Config(settle_ms=10_000_000, trim_every_ms=10_000_000))
+    for n, place in enumerate(("site-1/zone-a", "site-1/zone-b", "site-2/zone-a")):
+        world.add(f"dn-{n + 1}", place)
+    world.run(600)
+    world.create_table("cpu", 1)
+    world.run(300)
+    return world
+
+
+def lane_of(world: World, node_id: str) -> Lane:
+    """The first lane of a node's present incarnation."""
+    return Lane(node_id, world.agents[node_id].incarnation, 0)

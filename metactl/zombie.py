@@ -82,14 +82,6 @@ class Zombie:
         self._channel.close()
         return outcomes["DONE"], ", ".join(f"{count} x {name}" for name, count in sorted(outcomes.items()))
 
-    def _accepted(self, request: admin_pb2.MigrateRequest) -> bool:
-        """Whether metasrv moves the region: a node that has just registered is not well before its lanes are open."""
-        try:
-            self._metasrv.ask(lambda r: r.admin.Migrate, request)
-        except (BadInput, Refused):
-            return False
-        return True
-
     def give_back(self, until: Callable[[str, Callable[[], bool]], None]) -> int:
         """Wait until it is registered again, move one of its old regions to it; that region, served by it."""
         old_incarnation = self._old[0].incarnation
@@ -101,15 +93,51 @@ class Zombie:
                 n.node_id == self._node_id and n.incarnation > old_incarnation and n.status == "up" for n in nodes
             )
 
-        def served() -> bool:
-            route = next(r for r in self._metasrv.routes(region_ids=[region_id]).routes)
-            return route.node_id == self._node_id and route.phase == types_pb2.SERVING
-
         until(f"{self._node_id} registers under a new incarnation", back)
-        request = admin_pb2.MigrateRequest(
-            sender=self._metasrv.sender, region_ids=[region_id], to_node=self._node_id, who="demo",
-            request_id=uuid.uuid4().hex,
-        )  # fmt: skip
-        until(f"{self._node_id} may have regions again", lambda: served() or self._accepted(request))
-        until(f"region {region_id:#x} is served by {self._node_id}", served)
+        move = Move(self._metasrv, region_id, self._node_id)
+        until(f"region {region_id:#x} is moved to {self._node_id} and served there", move.done)
         return region_id
+
+
+class Move:
+    """One region's way to a node, asked for again until it is served there.
+
+    A request id stands for one attempt: a repeat of it is answered by what it began, so that one accepted and then
+    cancelled would be waited for in vain. The next attempt gets an id of its own, once the outcome is known.
+    """
+
+    def __init__(self, metasrv: Metasrv, region_id: int, to_node: str) -> None:
+        self._metasrv = metasrv
+        self._region_id = region_id
+        self._to_node = to_node
+        self._attempt = 0  # in flight when last seen; 0: none
+        self._request_id = uuid.uuid4().hex
+
+    def done(self) -> bool:
+        """Whether it is there; asks for the move where none is in flight. Raises Unreachable."""
+        route = next(r for r in self._metasrv.routes(region_ids=[self._region_id]).routes)
+        if route.node_id == self._to_node:
+            return route.phase == types_pb2.SERVING
+        if not (self._attempt and self._in_flight()):
+            self._attempt = self._ask()
+        return False
+
+    def _in_flight(self) -> bool:
+        request = admin_pb2.ProceduresRequest(sender=self._metasrv.sender)
+        found = self._metasrv.ask(lambda r: r.admin.Procedures, request).procedures
+        if any(p.procedure_id == self._attempt and p.region_id == self._region_id for p in found):
+            return True
+        self._request_id = uuid.uuid4().hex  # it ended: handed over, or cancelled
+        return False
+
+    def _ask(self) -> int:
+        """The attempt, or 0: a node that has just registered is not well before its lanes are open."""
+        request = admin_pb2.MigrateRequest(
+            sender=self._metasrv.sender, region_ids=[self._region_id], to_node=self._to_node, who="demo",
+            request_id=self._request_id,
+        )  # fmt: skip
+        try:
+            return self._metasrv.ask(lambda r: r.admin.Migrate, request).procedure_id
+        except (BadInput, Refused):
+            self._request_id = uuid.uuid4().hex
+            return 0

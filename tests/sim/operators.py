@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from groundwork.adapters.admin_client import AdminClient
 from groundwork.adapters.replica_calls import ReplicaCalls
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.sim.hosts import MetasrvHost
     from tests.sim.world import World
 
+T = TypeVar("T")
 DEADLINE_MS = 6_000
 STOPS_S = 2.0  # how long an operator waits for the owner to stop
 
@@ -46,6 +47,10 @@ class Operators:
             await asked
         except MetasrvError as error:
             self._world.trace.note("operator", f"{what}_refused", why=error)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Let an operator do something."""
+        return self._process.spawn(work)
 
     def _id(self) -> str:
         return f"{self._chance.getrandbits(64):016x}"

@@ -138,6 +138,18 @@ class World:
         if not await self._until(self.clients.prepared, BEGIN_S):
             self.fail(f"the cluster did not begin within {BEGIN_S} s: {self.clients.why}")
             return
+        await self._what_happens()
+        self.nemesis.rest()
+        self.clients.history.calm(self.clients.keys)
+        self.clients.calm.set()
+        until_s = self.loop.time() + SETTLE_S
+        await self.clients.finish(until_s)
+        await self._until(self.checks.converged, until_s - self.loop.time())
+        self.settled_s = SETTLE_S - (until_s - self.loop.time())
+        self.checks.at_the_end()
+
+    async def _what_happens(self) -> None:
+        """What the nemesis likes, for so long."""
         first_s = self.active_s * self.calm_at
         self.nemesis.start(first_s)
         await asyncio.sleep(first_s)
@@ -147,14 +159,6 @@ class World:
                 await self._one_stays_dead()
             self.nemesis.start(self.active_s - first_s)
             await asyncio.sleep(self.active_s - first_s)
-        self.nemesis.rest()
-        self.clients.history.calm(self.clients.keys)
-        self.clients.calm.set()
-        until_s = self.loop.time() + SETTLE_S
-        await self.clients.finish(until_s)
-        await self._until(self.checks.converged, until_s - self.loop.time())
-        self.settled_s = SETTLE_S - (until_s - self.loop.time())
-        self.checks.at_the_end()
 
     async def _calm(self) -> None:
         """In mid-history: everything heals, and goes on once every key has taken a write again, within the bound."""

@@ -90,6 +90,10 @@ class Host:
         self.process: SimProcess | None = None
         self.starts = 0
         self.wanted = True  # whether the service manager starts it again
+        self.cluster = CLUSTER  # as its configuration says
+        self.at = ""  # where it listens, if not where its machine is named
+        self.ends: list[str] = []  # how its programs ended by themselves
+        self.may_refuse = False  # its configuration is wrong on purpose: that it does not start is no failure
 
     @property
     def up(self) -> bool:
@@ -141,6 +145,7 @@ class Host:
         except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
             ended = repr(error)
             self.world.trace.error(self.name, "".join(traceback.format_exception(error))[-2000:])
+        self.ends.append(ended)
         self.world.trace.note(self.name, "process_ended", how=ended)
         process.crash()
 
@@ -160,7 +165,6 @@ class MetasrvHost(Host):
 
     service: Service
     disk: SimDisk
-    cluster = CLUSTER
     flipped = False  # a bit of its files: until it has started again, it must refuse to
     rejoin = False  # its operator's word for the next start
     told_to_rejoin = False
@@ -173,7 +177,7 @@ class MetasrvHost(Host):
     @property
     def address(self) -> str:
         """Where it listens."""
-        return f"{self.name}:4001"
+        return self.at or f"{self.name}:4001"
 
     def prepare(self, process: SimProcess) -> None:
         """A disk that knows what was synced."""
@@ -198,7 +202,7 @@ class MetasrvHost(Host):
         rejoin, self.rejoin = self.rejoin, False
         self.told_to_rejoin |= rejoin
         config = MetasrvConfig(
-            cluster_id=CLUSTER, node_id=self.name, locality=world.locality(self.name),
+            cluster_id=self.cluster, node_id=self.name, locality=world.locality(self.name),
             data_dir=str(world.folder / self.name), listen=self.address, http_listen=f"{self.name}:4101",
             peers={h.name: h.address for h in world.metasrvs}, object_store=ObjectStoreConfig(directory="/unused"),
             timing=TIMING, policy=POLICY,
@@ -212,7 +216,7 @@ class MetasrvHost(Host):
 
         def consensus(machine: StateMachine, server: grpc.aio.Server, registry: CollectorRegistry) -> Consensus:
             told = RaftConfig(
-                cluster_id=CLUSTER, node_id=self.name, peers=config.peers, data_dir=Path(config.data_dir) / "raft",
+                cluster_id=self.cluster, node_id=self.name, peers=config.peers, data_dir=Path(config.data_dir) / "raft",
                 election_ms_min=TIMING.election_ms_min, election_ms_max=TIMING.election_ms_max,
                 append_period_ms=APPEND_PERIOD_MS, limits=world.sizes.raft, rejoin=rejoin,
             )  # fmt: skip
@@ -234,11 +238,12 @@ class DatanodeHost(Host):
     """A datanode with its agent and its engine."""
 
     agent: Agent
+    capacity_regions = 10_000
 
     @property
     def address(self) -> str:
         """Where it listens."""
-        return f"{self.name}:4002"
+        return self.at or f"{self.name}:4002"
 
     def prepare(self, process: SimProcess) -> None:
         """Its data folder, locked by the process."""
@@ -246,9 +251,9 @@ class DatanodeHost(Host):
         path.mkdir(exist_ok=True)
         identity = path / "folder.json"
         if not identity.exists():
-            told = {"format": "datanode-folder", "version": 1, "cluster_id": CLUSTER, "node_id": self.name}
+            told = {"format": "datanode-folder", "version": 1, "cluster_id": self.cluster, "node_id": self.name}
             identity.write_text(json.dumps({**told, "folder_id": f"{self.chance.getrandbits(128):032x}"}))
-        self._folder = DataFolder(path, CLUSTER, self.name)
+        self._folder = DataFolder(path, self.cluster, self.name)
         process.on_crash.append(self._folder.close)
         process.on_crash.append(lambda: self.gone(process))
 
@@ -256,15 +261,15 @@ class DatanodeHost(Host):
         """datanode_agent/main.py's serve(), over simulated surroundings."""
         world = self.world
         config = DatanodeConfig(
-            cluster_id=CLUSTER, node_id=self.name, locality=world.locality(self.name),
+            cluster_id=self.cluster, node_id=self.name, locality=world.locality(self.name),
             data_dir=str(world.folder / self.name), listen=self.address, http_listen=f"{self.name}:4102",
             metasrv=tuple(h.address for h in world.metasrvs), object_store=ObjectStoreConfig(directory="/unused"),
-            lanes=world.lanes, engine=world.sizes.engine,
+            lanes=world.lanes, engine=world.sizes.engine, capacity_regions=self.capacity_regions,
             stop_deadline_ms=world.sizes.stop_deadline_ms,
         )  # fmt: skip
 
         def beats(on_heard: Callable[..., None], on_crash: Callable[..., None]) -> TaskBeats:
-            return TaskBeats(config.metasrv, CLUSTER, self.name, self.clock, on_heard)
+            return TaskBeats(config.metasrv, self.cluster, self.name, self.clock, on_heard)
 
         around = Surroundings(self.clock, self._folder, beats, NoHttp, lambda: f"{self.chance.getrandbits(128):032x}")
         self._folder.open()

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 ATTEMPT_S = 3.0
 REPORTS_A_BATCH_MAX = 1_000
+REFUSED_LOGGED_MAX = 10  # of one batch
 # A replica says something every second, be it that nothing changed: a stream that is silent for longer is dead.
 ORDERS_SILENT_MS_MAX = 3_000.0
 
@@ -262,7 +263,7 @@ class Reporter:
         self._again = False
         self._call = asyncio.ensure_future(self._link.report(self._incarnation, batch))
         try:
-            await self._call
+            reply = await self._call
         except asyncio.CancelledError:
             self._call.cancel()
             task = asyncio.current_task()
@@ -273,6 +274,17 @@ class Reporter:
             log.warning("reports_refused", reports=len(batch), why=str(error))
             self.queue.answered()
         else:
+            _log_refused(batch, reply)
             self.queue.answered()
         finally:
             self._call = None
+
+
+def _log_refused(batch: list[nodes_pb2.RegionReport], reply: nodes_pb2.ReportReply) -> None:
+    """An older metasrv does not know such reports: they are answered for good, and not sent again."""
+    for answer in [a for a in reply.refused if a.index < len(batch)][:REFUSED_LOGGED_MAX]:
+        report = batch[answer.index]
+        log.warning(
+            "report_refused", region_id=report.region_id, what=report.WhichOneof("what"), kind=answer.kind,
+            why=answer.message, refused=len(reply.refused),
+        )  # fmt: skip

@@ -27,6 +27,7 @@ from protos.metasrv.v1.nodes_pb2_grpc import NodesServicer, NodesStub
 
 log = structlog.get_logger()
 REPORTS_WAITING_MAX = 200_000
+REFUSED_LOGGED_MAX = 10  # of one request
 ORDERS_IN_SLICE = 500
 REGISTER_TRIES = 3
 QUIET_MS = 1_000  # an empty message at least so often, so that an agent can tell a dead stream from a quiet one
@@ -143,7 +144,9 @@ class Nodes(NodesServicer):
         return nodes_pb2.ReleaseReply()
 
     async def _report(self, request: nodes_pb2.ReportRequest) -> nodes_pb2.ReportReply:
-        items = reports_from_wire(request)
+        items, refused = reports_from_wire(request)
+        for answer in refused[:REFUSED_LOGGED_MAX]:
+            log.warning("report_refused", node_id=request.sender.node_id, kind=answer.kind, why=answer.message)
         for item in items:
             if isinstance(item, commands.Serving):
                 for phase, ms in (("seal", item.seal_ms), ("claim", item.claim_ms), ("replay", item.replay_ms)):
@@ -151,7 +154,7 @@ class Nodes(NodesServicer):
         revision = self._machine.state.revision
         for start in range(0, len(items), REPORTS_MAX):
             revision = await self._reports.submit(items[start : start + REPORTS_MAX])
-        return nodes_pb2.ReportReply(revision=revision)
+        return nodes_pb2.ReportReply(revision=revision, refused=refused)
 
     async def _commit_reports(self, items: Sequence[commands.Report]) -> int:
         outcome = await self._proposer.commit(

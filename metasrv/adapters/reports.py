@@ -1,6 +1,8 @@
 """Agents' reports from the wire into commands."""
 
-from groundwork.core.errors import BadInput
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from groundwork.core.ids import region_text
 from groundwork.core.wire import lane_from_wire
 from metasrv.core import commands
 from protos.metasrv.v1 import nodes_pb2
@@ -12,13 +14,28 @@ TEXT_BYTES_MAX = (
 NAME_MAX = 64
 
 
-def reports_from_wire(request: nodes_pb2.ReportRequest) -> list[commands.Report]:
-    """All reports of one request. Raises BadInput for one that says nothing."""
+def reports_from_wire(
+    request: nodes_pb2.ReportRequest,
+) -> tuple[list[commands.Report], list[nodes_pb2.ReportRefused]]:
+    """Those of one request that this release knows, and its answer to each of the others (a newer agent's).
+
+    What is not known never gets into the log, so no replica has to stop for it (0009).
+    """
     node_id, incarnation = request.sender.node_id, request.sender.incarnation
-    return [_one(node_id, incarnation, report) for report in request.regions]
+    known, refused = [], []
+    for index, told in enumerate(request.regions):
+        report = _one(node_id, incarnation, told)
+        if report is not None:
+            known.append(report)
+            continue
+        newer = UnknownFieldSet(told)
+        what = f"field {newer[0].field_number}, which this release does not know" if len(newer) else "nothing"
+        message = f"the report of region {region_text(told.region_id)} says {what}: it counts for nothing"
+        refused.append(nodes_pb2.ReportRefused(index=index, kind="unknown_report", message=message))
+    return known, refused
 
 
-def _one(node_id: str, incarnation: int, report: nodes_pb2.RegionReport) -> commands.Report:
+def _one(node_id: str, incarnation: int, report: nodes_pb2.RegionReport) -> commands.Report | None:
     region_id, epoch = report.region_id, report.epoch
     which = report.WhichOneof("what")
     if which == "serving":
@@ -39,7 +56,7 @@ def _one(node_id: str, incarnation: int, report: nodes_pb2.RegionReport) -> comm
         return _failed(node_id, incarnation, region_id, epoch, report.failed)
     if which == "closed":
         return commands.Closed(node_id, incarnation, region_id, epoch)
-    raise BadInput("regions", f"the report of region {region_id:#x} says nothing that this version knows")
+    return None
 
 
 def _failed(

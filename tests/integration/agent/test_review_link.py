@@ -1,6 +1,8 @@
-"""A replica that cannot do what it is asked, for a reason of its own, is left for the next."""
+"""Replicas of other releases: one that cannot do what it is asked is left; what one does not know is told."""
 
 import asyncio
+
+from structlog.testing import capture_logs
 
 from datanode_agent.adapters.metasrv_link import Reporter
 from groundwork.adapters.clock import SystemClock
@@ -38,6 +40,32 @@ def test_p7_a_status_without_a_reason_of_ours_ends_no_agent() -> None:
             drained = asyncio.create_task(reporter.drained())
             await asyncio.wait({running, drained}, return_when=asyncio.FIRST_COMPLETED)
             assert drained.done() and not running.done()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_a_report_that_an_older_metasrv_does_not_know_is_told_and_not_repeated() -> None:
+    """It is logged with its region by the agent that sent it; what went with it is delivered."""
+
+    async def story() -> None:
+        async with replica() as one, _link(one.address) as link:
+            reporter = Reporter(link, (await link.register(_request())).incarnation, CLOCK)
+            reporter.add(nodes_pb2.RegionReport(region_id=7, epoch=1))  # of no kind that is known
+            closed = nodes_pb2.RegionReport(region_id=8, epoch=1)
+            closed.closed.SetInParent()
+            reporter.add(closed)
+            before = one.consensus.revision
+            with capture_logs() as logs:
+                running = asyncio.create_task(reporter.run())
+                drained = asyncio.create_task(reporter.drained())
+                await asyncio.wait({running, drained}, return_when=asyncio.FIRST_COMPLETED)
+            assert drained.done() and not running.done()
+            assert one.consensus.revision == before + 1, "the other one was committed, once"
+            assert [
+                (e["kind"], e["region_id"]) for e in logs if e["event"] == "report_refused" and "region_id" in e
+            ] == [("unknown_report", 7)]
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 

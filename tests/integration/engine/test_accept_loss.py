@@ -54,7 +54,7 @@ class World:
 
         def report(told: nodes_pb2.RegionReport) -> None:
             request = nodes_pb2.ReportRequest(sender=sender, regions=[told])
-            self.propose(c.Reports(items=tuple(reports_from_wire(request))))
+            self.propose(c.Reports(items=tuple(reports_from_wire(request)[0])))
 
         node.engine._context.report = report
         self.nodes[name] = await node.start()

@@ -103,7 +103,7 @@ class World:
             sender=types_pb2.Sender(node_id=node.name, incarnation=node.token), regions=[told]
         )
         for _ in range(1 + (self.random.random() < 0.2)):
-            self.later(lambda: self.propose(c.Reports(items=tuple(reports_from_wire(request)))), 0.04)
+            self.later(lambda: self.propose(c.Reports(items=tuple(reports_from_wire(request)[0]))), 0.04)
 
     async def start(self, name: str) -> Node:
         """A datanode process."""

@@ -254,8 +254,8 @@ def test_bad_reports_and_addresses_are_typed(tmp_path: Path) -> None:
             before = service.machine.state.revision
             empty = types_pb2.Sender(cluster_id=CLUSTER, node_id="dn-1", incarnation=node.sender.incarnation)
             report = nodes_pb2.ReportRequest(sender=empty, regions=[nodes_pb2.RegionReport(region_id=5)])
-            with pytest.raises(grpc.aio.AioRpcError, match="says nothing"):
-                await node.nodes.Report(report)
+            [refused] = (await node.nodes.Report(report)).refused
+            assert (refused.kind, "says nothing" in refused.message) == ("unknown_report", True)
             with pytest.raises(BadInput, match="scope"):
                 await AdminClient(routes.calls).pause("site", 1, "")
             bad = Datanode(service.config.listen, "DN 1")

@@ -3,7 +3,7 @@
 from groundwork.core.ids import Lane
 from groundwork.core.wire import lane_to_wire
 from metasrv.adapters.reports import reports_from_wire
-from metasrv.core.commands import RegionFailed
+from metasrv.core.commands import Closed, RegionFailed
 from protos.metasrv.v1 import nodes_pb2, types_pb2
 
 
@@ -15,7 +15,20 @@ def test_a_failure_brings_its_lane_stay_and_position_where_they_are_known() -> N
     whole = request.regions.add(region_id=2, epoch=9)
     whole.failed.kind, whole.failed.stay_epoch, whole.failed.position = "fenced", 8, 17
     whole.failed.lane.CopyFrom(lane_to_wire(Lane("dn-1", 7, 1)))
-    assert reports_from_wire(request) == [
+    assert reports_from_wire(request)[0] == [
         RegionFailed("dn-1", 7, 1, 9, "fenced"),
         RegionFailed("dn-1", 7, 2, 9, "fenced", lane=Lane("dn-1", 7, 1), stay_epoch=8, closed_position=17),
     ]
+
+
+def test_what_a_newer_agent_says_is_answered_and_holds_nothing_else_back() -> None:
+    """A report of a kind that is not known here is refused by index, with its field; those around it count."""
+    request = nodes_pb2.ReportRequest(sender=types_pb2.Sender(node_id="dn-1", incarnation=7))
+    newer = nodes_pb2.RegionReport(region_id=(3 << 32) + 1, epoch=9).SerializeToString() + b"\x7a\x00"  # field 15
+    for region_id in (5, 6):
+        request.regions.add(region_id=region_id, epoch=9).closed.SetInParent()
+    request.regions.insert(1, nodes_pb2.RegionReport.FromString(newer))
+    known, [refused] = reports_from_wire(nodes_pb2.ReportRequest.FromString(request.SerializeToString()))
+    assert known == [Closed("dn-1", 7, 5, 9), Closed("dn-1", 7, 6, 9)]
+    assert (refused.index, refused.kind) == (1, "unknown_report")
+    assert "region 3.1 says field 15" in refused.message

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from groundwork.core.errors import BadInput, NewerFormat
 from groundwork.core.ids import Lane
 from groundwork.core.table import PARTITIONS_MAX, Column
-from metasrv.core.records import LANES_MAX, Config, Count, Name, RegionId, Text, Token
+from metasrv.core.records import LANES_MAX, TEXT_CHARS_MAX, Config, Count, Name, RegionId, Text, Token
 
 FEATURE_LEVEL = 1  # the highest that this program can apply; any change of a command or of what it does raises it
 
@@ -350,7 +350,10 @@ _DECODER: msgspec.msgpack.Decoder[AnyCommand] = msgspec.msgpack.Decoder(AnyComma
 
 
 def encode(command: AnyCommand) -> bytes:
-    """The bytes that are proposed."""
+    """The bytes that are proposed. A sentence is for people: a long one is cut, or the command would be refused."""
+    sentence = getattr(command, "sentence", "")
+    if len(sentence) > TEXT_CHARS_MAX:
+        command = msgspec.structs.replace(command, sentence=f"{sentence[: TEXT_CHARS_MAX - 3]}...")
     return bytes((FEATURE_LEVEL,)) + _ENCODER.encode(command)
 
 

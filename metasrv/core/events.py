@@ -1,6 +1,6 @@
 """What applying a command gives back: one outcome, with sentences for people and lists of what it touched."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -38,6 +38,15 @@ class Outcome(Struct, frozen=True, gc=False):
 
 
 Subscriber = Callable[[int, Outcome], None]
+
+
+SAID_MAX = 8
+
+
+def listed(parts: Sequence[str], joint: str = ", ") -> str:
+    """The first few of a list, and how many more: a sentence stays one, whatever happened to however many."""
+    more = f" and {len(parts) - SAID_MAX:,} more" if len(parts) > SAID_MAX else ""
+    return joint.join(parts[:SAID_MAX]) + more
 
 
 def regions_said(count: int) -> str:

@@ -106,6 +106,6 @@ class Pool:
         best = best if best and self._free[best] else max(names, key=lambda n: (self._free[n], n), default=None)
         return (best, self._free[best]) if best and self._free[best] else None
 
-    def fingerprint(self) -> tuple[tuple[str, int, int], ...]:
-        """Equal when a plan would meet the same room."""
-        return tuple((n, self._free[n], len(self._lanes[n])) for n in self._free)
+    def fingerprint(self) -> tuple[tuple[str, int, int, bool], ...]:
+        """Equal when a plan would meet the same room, open to the same regions."""
+        return tuple((n, self._free[n], len(self._lanes[n]), self._heard[n]) for n in self._free)

@@ -13,7 +13,7 @@ from groundwork.core.errors import BadInput, Refused
 from groundwork.core.ids import Lane, region_text, table_of
 from metasrv.core import linter
 from metasrv.core.commands import AcceptLoss, AnyCommand, Drain, Ended, Failover, Move, Placement, StartMigration
-from metasrv.core.events import regions_said
+from metasrv.core.events import listed, regions_said
 from metasrv.core.leases import Inventory
 from metasrv.core.placement import Pool, pause_of
 from metasrv.core.records import Phase
@@ -93,7 +93,7 @@ def _failover_sentence(state: State, why: str, moves: list[Move], placed: int, l
     by_node: dict[str, int] = {}
     for move in moves:
         by_node[move.target.node_id] = by_node.get(move.target.node_id, 0) + _count(state, move)
-    to = ", ".join(f"{n} ({c})" for n, c in sorted(by_node.items()))
+    to = listed([f"{n} ({c})" for n, c in sorted(by_node.items())])
     lanes = len({m.source for m in moves})
     parts = [
         f"{regions_said(placed)} of {lanes} lane{'s' if lanes > 1 else ''} to {to}" if placed else "no region is moved"

@@ -183,9 +183,10 @@ class Procedures:
             if looked > TRIM_LANES_MAX:
                 break
             limit = state.trim_limit(lane)
-            self._trim_seen[lane] = record.changed
             if limit > record.trim:
-                points.append(TrimPoint(lane, limit))
+                points.append(TrimPoint(lane, limit))  # looked at again until it is committed: a proposal may get lost
+            else:
+                self._trim_seen[lane] = record.changed
         if not points:
             return []
         said = f"{len(points)} lanes can be trimmed"

@@ -16,7 +16,8 @@ from groundwork.core.table import PARTITIONS_MAX, Schema, TableInfo
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Token = Count
 RegionId = Count
-Text = Annotated[str, Meta(max_length=2_000)]
+TEXT_CHARS_MAX = 2_000
+Text = Annotated[str, Meta(max_length=TEXT_CHARS_MAX)]
 Name = Annotated[str, Meta(max_length=255)]
 LANES_MAX = 64
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from groundwork.core.ids import Lane, Locality, token_text
 from metasrv.core.commands import Clear, Ended, Note, Resume, Suspect
 from metasrv.core.decisions import Decision
+from metasrv.core.events import listed
 from metasrv.core.leases import Inventory, LeaseBook
 from metasrv.core.placement import Pool, dubious_ms, pause_of
 from metasrv.core.planner import plan_failover
@@ -263,4 +264,4 @@ def _why(
             parts.append(f"{node_id} restarted as incarnation {token_text(node_now.incarnation)}")
         else:
             parts.append(f"{node_id} was {node_now.why or node_now.status.name.lower()}")
-    return ", ".join(parts)
+    return listed(parts)

@@ -95,9 +95,10 @@ class Transaction:
             self.state.lanes[lane] = replace(record, reached=reached, changed=self.revision)
 
     def set_trim(self, lane: Lane, below: int, trimmer: str | None) -> None:
-        """Commit a trim point (or, where it does not grow, only that it was computed)."""
+        """Commit a trim point. Where a report raised the limit meanwhile it is not the last: it is looked at again."""
         record = self.state.lanes[lane]
-        self.state.lanes[lane] = replace(record, trim=max(record.trim, below), computed=self.revision)
+        computed = self.revision if below == self.state.trim_limit(lane) else record.computed
+        self.state.lanes[lane] = replace(record, trim=max(record.trim, below), computed=computed)
         if below > record.trim and trimmer:
             self._trims.add(trimmer)
 

@@ -62,6 +62,10 @@ class Fabric:
         """Whether packets are kept back in that direction."""
         return (source, target) in self._blocked
 
+    def links(self) -> set[tuple[str, str]]:
+        """Who has a connection to whom."""
+        return {(c.client.name, c.server.process.name) for c in self._connections}
+
     def vanish(self, host: str) -> None:
         """The machine is gone with its processes: nobody is told, keep-alives will notice."""
         self._silent.add(host)

@@ -88,6 +88,15 @@ class Checks:
         """Every replica is up, and every region serves on a node that is up."""
         return all(h.up and hasattr(h, "service") for h in self._world.metasrvs) and not self._unwell()
 
+    def all_registered(self) -> bool:
+        """The leader knows of open lanes of every datanode."""
+        leader = self._world.nemesis.leader()
+        if not leader.up or not hasattr(leader, "service"):
+            return False
+        service = leader.service
+        heard = service.book.inventory(service.machine.state, service.clock.now_ms())
+        return all(h.name in heard and heard[h.name].open_lanes for h in self._world.datanodes)
+
     def all_well(self) -> bool:
         """Converged, and the leader hears every datanode, which is up, works, and is neither drained nor moved from."""
         world = self._world

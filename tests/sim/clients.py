@@ -1,32 +1,27 @@
-"""The clients: a frontend's real write and scan path, and a register and a growing set of rows for every key.
+"""The clients: users of the frontends' real write and scan path; a register and a growing set of rows for every key.
 
 Write n of a key is two rows in one batch: (key, time 0, n), the register, and (key, time n, n), which stays for ever.
-One writer a key writes increasing numbers, so what a reader must see is known.
+One user a key writes increasing numbers, so what a reader must see is known. Users go to either frontend, and change
+now and then: so what one frontend still believes of a route meets what the other knows.
 """
 
 import asyncio
+import functools
 import random
 import traceback
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from groundwork.adapters.route_client import RouteClient
-from groundwork.adapters.rpc import use_transport
 from groundwork.core.arrow import arrow_schema, encode_batch
 from groundwork.core.errors import MetasrvError
 from groundwork.core.table import Column, Role, Schema, TableInfo
-from groundwork.sim.clock import SimClock
-from groundwork.sim.processes import SimProcess
-from metasrv_frontend.adapters.datanodes import Datanodes
-from metasrv_frontend.adapters.route_waits import RouteWaits
-from metasrv_frontend.adapters.scanner import Pool, Scanner
-from metasrv_frontend.adapters.writer import Writer
+from metasrv_frontend.adapters.scanner import Pool
+from metasrv_frontend.adapters.writer import Undone
 from metasrv_frontend.core.pushdown import Need
 from metasrv_frontend.core.rows import Piece
-from metasrv_frontend.metrics import Metrics
+from tests.sim.frontends import FrontendGone, FrontendHost
 from tests.sim.history import History
-from tests.sim.hosts import CLUSTER
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -38,17 +33,22 @@ COLUMNS = (
 )
 DEADLINE_MS = 8_000
 READ_MS = 5_000
+BEGIN_S = 4.0  # the longest that the table waits for many datanodes
+GONE_S = 0.2  # until a user whose frontend died goes to another
 NAMES = frozenset({"key", "ts", "value"})
 
 
 class Clients:
-    """One frontend process and its users."""
+    """The users."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
         self._chance = random.Random(f"{world.seed}/clients")
         self.history = History(world)
         self.keys = [f"key-{n}" for n in range(self._chance.choice((2, 4)))]
+        if len(world.datanodes) > 4:
+            self.keys += [f"key-{n}" for n in (4, 5)]
+        self._moving = self._chance.choice((0.1, 0.4))  # how often a user goes to another frontend without need
         self.table: TableInfo | None = None
         self.why = "no table"
         self._stopping = False
@@ -57,11 +57,7 @@ class Clients:
 
     def start(self) -> None:
         """Begin."""
-        world = self._world
-        self.clock = SimClock(offset_ms=5_000, loop=world.loop)
-        process = self.process = SimProcess(world.loop, "frontend-1", self.clock)
-        process.call(use_transport, world.fabric.host(process))
-        self._running = process.spawn(self._run())
+        self._running = asyncio.create_task(self._run())
         self._running.add_done_callback(self._failed)
 
     def prepared(self) -> bool:
@@ -74,34 +70,42 @@ class Clients:
             self._world.trace.error("client", "".join(traceback.format_exception(error))[-2000:])
 
     async def _run(self) -> None:
-        world, clock, metrics = self._world, self.clock, Metrics()
-        self.routes = RouteClient([h.address for h in world.metasrvs], CLUSTER, None, clock, "frontend-1")
-        waits = RouteWaits(self.routes, clock)
-        nodes = Datanodes(CLUSTER, None)
-        self._writer = Writer(self.routes, waits, nodes, clock, metrics)
-        self._scanner = Scanner(self.routes, waits, nodes, clock, metrics)
-        await self.routes.start()
+        world = self._world
+        if len(world.datanodes) > 4:  # so that all of them get something to do
+            await world.holds_within(world.checks.all_registered, BEGIN_S)
         while self.table is None:
+            frontend = self._chance.choice(world.frontends)
             try:
-                self.table = await self.routes.create_table(
-                    "cpu", COLUMNS, partition_columns=("key",), partitions=world.regions, if_not_exists=True,
-                    request_id="create", deadline_ms=2_000,
-                )  # fmt: skip
-            except MetasrvError as error:
+                self.table = await frontend.ask(functools.partial(self._create, frontend))
+            except (MetasrvError, FrontendGone) as error:
                 self.why = str(error)
+                await asyncio.sleep(0.05)
         self._writers = [asyncio.create_task(self._write_forever(key)) for key in self.keys]
         self._reader = asyncio.create_task(self._read_forever())
         for task in (*self._writers, self._reader):
             task.add_done_callback(self._failed)
 
+    async def _create(self, frontend: FrontendHost) -> TableInfo:
+        return await frontend.routes.create_table(
+            "cpu", COLUMNS, partition_columns=("key",), partitions=self._world.regions, if_not_exists=True,
+            request_id="create", deadline_ms=2_000,
+        )  # fmt: skip
+
+    def _frontend(self, but: FrontendHost | None = None) -> FrontendHost:
+        """One that answers, if any does."""
+        others = [f for f in self._world.frontends if f is not but] or self._world.frontends
+        return self._chance.choice([f for f in others if f.up and f.ready] or others)
+
     # ---------------------------------------------------------------- writes
 
     async def _write_forever(self, key: str) -> None:
         assert self.table is not None
-        number = 0
+        number, frontend = 0, self._frontend()
         while not self._stopping:
             number += 1
-            await self._write(self.table, key, number)
+            done = await self._write(self.table, key, number, frontend)
+            if not done or self._chance.random() < self._moving:
+                frontend = self._frontend(frontend)
             await self._think()
 
     async def _think(self) -> None:
@@ -113,14 +117,22 @@ class Clients:
         except TimeoutError:
             pass
 
-    async def _write(self, table: TableInfo, key: str, number: int) -> bool:
+    async def _write(self, table: TableInfo, key: str, number: int, frontend: FrontendHost) -> bool:
         """Write `number` until it is acknowledged or given up."""
         region_id = table.region_of({"key": key})
         self.history.attempts(key, number)
+        pieces = {region_id: [_piece(table, region_id, key, number)]}
+
+        async def write() -> list[Undone]:
+            return await frontend.writer.write(pieces, frontend.clock.now_ms() + DEADLINE_MS)
+
         began_s = self._world.loop.time()
-        undone = await self._writer.write(
-            {region_id: [_piece(table, region_id, key, number)]}, self.clock.now_ms() + DEADLINE_MS
-        )
+        try:
+            undone = await frontend.ask(write)
+        except FrontendGone:
+            self._world.trace.note("client", "write_unknown", key=key, number=number, via=frontend.name)
+            await asyncio.sleep(GONE_S)
+            return False
         if undone:
             self._world.trace.note("client", "write_undone", key=key, number=number, why=undone[0].refusal.code)
             return False
@@ -140,14 +152,17 @@ class Clients:
         """Read the region of a key and hold all of its keys against the history; whether it could be read."""
         region_id = table.region_of({"key": key})
         keys = [k for k in self.keys if table.region_of({"key": k}) == region_id]
+        frontend = self._frontend()
         before = self.history.before_read(keys, strong)
-        need = Need(NAMES)
-        try:
+
+        async def read() -> list[list[pa.RecordBatch]]:
             with Pool(1 << 30).share(1 << 30) as budget:
-                [batches] = await self._scanner.read(
-                    table, [region_id], need, strong, self.clock.now_ms() + within_ms, budget
-                )
-        except MetasrvError as error:
+                until_ms = frontend.clock.now_ms() + within_ms
+                return await frontend.scanner.read(table, [region_id], Need(NAMES), strong, until_ms, budget)
+
+        try:
+            [batches] = await frontend.ask(read)
+        except (MetasrvError, FrontendGone) as error:
             self._world.trace.note("client", "read_undone", key=key, why=str(error))
             return False
         self.history.after_read(before, _rows(batches), strong)
@@ -158,18 +173,12 @@ class Clients:
     async def finish(self, until_s: float) -> None:
         """All faults are over: every key is written once more, and read."""
         self._stopping = True
-        done = self.process.spawn(self._finish(until_s))
-        await asyncio.wait({done})
-        if not done.cancelled() and done.exception() is not None:
-            raise done.exception() or AssertionError
-
-    async def _finish(self, until_s: float) -> None:
         assert self.table is not None
         loop = self._world.loop
         await asyncio.gather(*self._writers, self._reader)
         for key in self.keys:
             number = max(self.history.attempted[key]) + 1
-            while not await self._write(self.table, key, number):
+            while not await self._write(self.table, key, number, self._frontend()):
                 number += 1
                 if loop.time() > until_s:
                     self._world.fail(f"{key} takes no writes {until_s - loop.time():.0f} s after all faults ended")

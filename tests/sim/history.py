@@ -1,6 +1,9 @@
 """What clients did and saw, and what they must see (P1, and linearizability per key)."""
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
+
+from tests.sim.linear import Span, contradictions
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -59,15 +62,19 @@ class History:
         self.bound = HEALED
         self.waited_for: dict[str, float] = {}  # keys that took no write since then, and when that was
         self._ack_times: dict[str, list[tuple[float, int]]] = {}
+        self._spans: dict[str, dict[int, Span]] = {}  # of all writes
+        self._strong: dict[str, list[tuple[int, Span]]] = {}  # of all strong reads, with what they saw
 
     def attempts(self, key: str, number: int) -> None:
         """A write begins."""
         self.attempted.setdefault(key, set()).add(number)
+        self._spans.setdefault(key, {})[number] = Span(self._world.loop.time(), math.inf)
 
     def acknowledged(self, key: str, number: int, began_s: float) -> None:
         """A write is done."""
         now_s = self._world.loop.time()
         self.acked.setdefault(key, set()).add(number)
+        self._spans[key][number] = Span(self._spans[key][number].start, now_s)
         self._ack_times.setdefault(key, []).append((now_s, number))
         self.writes += 1
         since_s = self.waited_for.get(key)
@@ -126,14 +133,22 @@ class History:
             self._world.fail(f"a {kind} read of {known.key} shows rows that nobody wrote: {foreign[:8]}")
 
     def _check_register(self, kind: str, known: Before, value: int, strong: bool) -> None:
-        if self._world.clocks_lie and not strong:
+        """At once, what no order explains by itself; all of it together at the end."""
+        if strong:
+            self.observed[known.key] = max(self.observed.get(known.key, 0), value)
+            self._strong.setdefault(known.key, []).append((value, Span(known.began_s, self._world.loop.time())))
+        elif self._world.clocks_lie:
             return
         floor = known.register if strong else known.stale_register
-        late = value in self.attempted.get(known.key, ()) and value not in self.acked.get(known.key, ())
-        if value < floor and not (late and value > self.observed.get(known.key, 0)):
+        unanswered = value in self.attempted.get(known.key, ()) and value not in self.acked.get(known.key, ())
+        if value < floor and not unanswered:
             self._world.fail(
                 f"linearizability: a {kind} read of {known.key} begun at {known.began_s:.4f} "
                 f"shows {value}, {floor} was acknowledged or seen before"
             )
-        if strong:
-            self.observed[known.key] = max(self.observed.get(known.key, 0), value)
+
+    def at_the_end(self) -> None:
+        """Per key, writes and strong reads must be linearizable; an unanswered write may take effect at any time."""
+        for key, writes in self._spans.items():
+            for told in contradictions(writes, self._strong.get(key, []))[:2]:
+                self._world.fail(f"linearizability: {key}: {told}")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 REMEMBERED_S = 14.0  # how long after its end a fault may still be the cause of a suspicion
-FRONTEND = "frontend-1"
 ALL = "*"
 
 
@@ -66,7 +65,7 @@ class Nemesis:
         world.trace.note("nemesis", "heals")
         world.fabric.unblock_all()
         world.fabric.slow_s.clear()
-        for host in world.hosts:
+        for host in world.machines:
             self.store.heal(host)
             host.clock.set_rate(1.0)
             if host.process is not None:
@@ -107,8 +106,12 @@ class Nemesis:
         return self.chance.choice(self.world.datanodes)
 
     def any(self) -> "Host":
-        """Any machine."""
+        """Any machine of metasrv or of a datanode."""
         return self.chance.choice(self.world.hosts)
+
+    def any_machine(self) -> "Host":
+        """Any machine, a frontend's too."""
+        return self.chance.choice(self.world.machines)
 
     def leader(self) -> "MetasrvHost":
         """Who leads, or any replica."""
@@ -132,11 +135,11 @@ class Nemesis:
 
     def kill(self) -> None:
         """kill -9, and started again by its service manager, soon or late."""
-        self._kill("kill", self.any(), False)
+        self._kill("kill", self.any_machine(), False)
 
     def power_loss(self) -> None:
         """The machine loses its power: nobody is told, and what was not synced is gone."""
-        self._kill("power_loss", self.any(), True)
+        self._kill("power_loss", self.any_machine(), True)
 
     def _kill(self, kind: str, host: "Host", power_lost: bool) -> None:
         if not host.up:
@@ -150,7 +153,7 @@ class Nemesis:
 
     def crash_at_an_effect(self) -> None:
         """It crashes before one of its next effects on a disk, a store or the network."""
-        host = self.any()
+        host = self.any_machine()
         if host.process is not None and host.up:
             after = self.chance.choice((self.chance.randint(0, 20), self.chance.randint(0, 300)))
             self.fault("crash_at_an_effect", host.name, 10.0, after=after)
@@ -158,7 +161,7 @@ class Nemesis:
 
     def pause(self) -> None:
         """SIGSTOP and SIGCONT: a zombie where it lasts longer than a lease."""
-        self._pause("pause", self.any())
+        self._pause("pause", self.any_machine())
 
     def pause_leader(self) -> None:
         """T3, T4: the leader sleeps and wakes."""
@@ -192,7 +195,9 @@ class Nemesis:
             world.clocks_lie = True
             host.clock.set_rate(0.02)
             self.later(for_s, host.clock.set_rate, 1.0)
-        names = [host.name] if chance.random() < 0.15 else [host.name, FRONTEND]
+        names = [host.name]
+        if chance.random() < 0.85:  # one that still has the old route, or both
+            names += [f.name for f in chance.sample(world.frontends, chance.choice((1, 2)))]
         for replica in world.metasrvs:
             for name in names:
                 world.fabric.block(name, replica.name)
@@ -259,9 +264,9 @@ class Nemesis:
                 host.crash(power_lost)
 
     def site_lost(self) -> None:
-        """T18: a whole site, its metasrv included."""
+        """T18: a whole site, its metasrv and its frontend included."""
         site = self.chance.choice(("site-1", "site-2"))
-        for host in self.world.hosts:
+        for host in self.world.machines:
             if self.world.locality(host.name).startswith(site):
                 self._kill("site_lost", host, True)
 
@@ -270,13 +275,13 @@ class Nemesis:
     def partition_node(self) -> None:
         """A datanode is cut off from some or all others, in both directions."""
         host = self._datanode()
-        others = [h.name for h in self.world.hosts if h is not host] + [FRONTEND]
+        others = [h.name for h in self.world.machines if h is not host]
         self._cut("partition_node", host.name, self.chance.sample(others, self.chance.randint(1, len(others))), True)
 
     def one_way(self) -> None:
         """T21: packets from one host to some others are lost, and not the other way round."""
-        host = self.any()
-        others = [h.name for h in self.world.hosts if h is not host] + [FRONTEND]
+        host = self.any_machine()
+        others = [h.name for h in self.world.machines if h is not host]
         self._cut("one_way", host.name, self.chance.sample(others, self.chance.randint(1, len(others))), False)
 
     def partition_leader(self) -> None:
@@ -289,7 +294,7 @@ class Nemesis:
 
     def flap(self) -> None:
         """A link that comes and goes."""
-        host, other = self.chance.sample(self.world.hosts, 2)
+        host, other = self.chance.sample(self.world.machines, 2)
         for _ in range(self.chance.randint(2, 5)):
             self.later(self.chance.uniform(0, 5), self._cut, "flap", host.name, [other.name], True)
 
@@ -312,7 +317,7 @@ class Nemesis:
 
     def slow_links(self) -> None:
         """Everything from and to one host takes longer."""
-        host = self.any()
+        host = self.any_machine()
         for_s, by_s = self.for_s(), self.chance.choice((0.02, 0.2, 0.6))
         self.fault("slow_links", host.name, for_s, by_s=by_s)
         if host in self.world.metasrvs and by_s > 0.3:
@@ -324,7 +329,7 @@ class Nemesis:
 
     def clock_jumps(self) -> None:
         """The wall clock of a machine is set; its other clock was never anybody else's."""
-        host = self.any()
+        host = self.any_machine()
         self.world.trace.fault("clock_jumps", host.name)
         host.clock.set_wall(10**12 + self.chance.randint(-(10**9), 10**9))
 

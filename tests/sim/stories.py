@@ -7,8 +7,6 @@ if TYPE_CHECKING:
     from tests.sim.hosts import Host
     from tests.sim.nemesis import Nemesis
 
-FRONTEND = "frontend-1"
-
 
 class Stories:
     """Each is a kind of fault to the nemesis."""

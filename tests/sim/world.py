@@ -18,6 +18,7 @@ from groundwork.sim.processes import ClusterLoop, Crashed, SimProcess, current_p
 from metasrv.adapters.raft import library
 from tests.sim.checks import Checks
 from tests.sim.clients import Clients
+from tests.sim.frontends import FrontendHost
 from tests.sim.history import HEALED, ONE_DEAD, ONE_DEAD_AND_LEADER, OUTAGE_S_MAX, Bound
 from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost, Sizes
 from tests.sim.nemesis import Nemesis
@@ -26,6 +27,7 @@ from tests.sim.owners import Owners
 from tests.sim.raft.crashing_disk import PowerLost
 from tests.sim.trace import Trace
 
+DATANODES = {3: 66, 4: 25, 5: 4, 6: 3, 7: 2}  # how many, and out of how many histories of a hundred
 BEGIN_S = 12.0
 ALL_WELL_S = 4.0  # what a history waits for every node to be well, before one dies
 SETTLE_S = OUTAGE_S_MAX + 6.0  # an operator comes to a replica that refuses to start, and it catches up
@@ -50,7 +52,11 @@ class World:
         self.checks = Checks(self)
         self.owners = Owners(self)
         self.metasrvs = [MetasrvHost(self, f"metasrv-{n}", n) for n in (1, 2, 3)]
-        self.datanodes = [DatanodeHost(self, f"dn-{n}", n) for n in range(1, self.chance.choice((3, 3, 3, 4)) + 1)]
+        [nodes] = self.chance.choices(*zip(*DATANODES.items(), strict=True))
+        if nodes > 4:
+            self.regions = 2 * nodes
+        self.datanodes = [DatanodeHost(self, f"dn-{n}", n) for n in range(1, nodes + 1)]
+        self.frontends = [FrontendHost(self, f"frontend-{n}", n) for n in (1, 2)]
         self.clients = Clients(self)
         self.operators = Operators(self)
         self.nemesis = Nemesis(self)
@@ -72,11 +78,16 @@ class World:
 
     @property
     def hosts(self) -> list[Host]:
-        """All machines that run a program under test."""
+        """The machines of metasrv and the datanodes: those that use the store, and that agree on something."""
         return [*self.metasrvs, *self.datanodes]
 
+    @property
+    def machines(self) -> list[Host]:
+        """All that run a program under test, the frontends too."""
+        return [*self.hosts, *self.frontends]
+
     def locality(self, name: str) -> str:
-        """Two sites with datanodes; the third runs a metasrv only."""
+        """Two sites with datanodes and a frontend each; the third runs a metasrv only."""
         kind, _, number = name.rpartition("-")
         site = int(number) if kind == "metasrv" else 1 + int(number) % 2
         return f"site-{site}/zone-a"
@@ -93,6 +104,8 @@ class World:
 
     def ended_badly(self, host: Host, how: str) -> None:
         """A program ended by itself. Its service manager starts it again; some ends are never right."""
+        if host.may_refuse:
+            return
         if how.startswith("Damaged") and isinstance(host, MetasrvHost) and host.flipped:
             self.operators.helps(host)
         elif how.startswith(("Damaged", "ForeignCluster", "BadInput")):
@@ -126,7 +139,7 @@ class World:
         return self
 
     async def _main(self) -> None:
-        for host in self.hosts:
+        for host in self.machines:
             host.start()
         self.clients.start()
         self.operators.start()
@@ -135,7 +148,7 @@ class World:
             for host in self.hosts:
                 host.faults.unavailable = 1.0
                 self.later(self.sizes.rough_start_s, self.nemesis.store.heal, host)
-        if not await self._until(self.clients.prepared, BEGIN_S):
+        if not await self.holds_within(self.clients.prepared, BEGIN_S):
             self.fail(f"the cluster did not begin within {BEGIN_S} s: {self.clients.why}")
             return
         await self._what_happens()
@@ -144,9 +157,10 @@ class World:
         self.clients.calm.set()
         until_s = self.loop.time() + SETTLE_S
         await self.clients.finish(until_s)
-        await self._until(self.checks.converged, until_s - self.loop.time())
+        await self.holds_within(self.checks.converged, until_s - self.loop.time())
         self.settled_s = SETTLE_S - (until_s - self.loop.time())
         self.checks.at_the_end()
+        self.clients.history.at_the_end()
 
     async def _what_happens(self) -> None:
         """What the nemesis likes, for so long."""
@@ -167,7 +181,7 @@ class World:
 
     async def _one_stays_dead(self) -> None:
         """Nothing is wrong but that one datanode is dead (P3), and perhaps the leader died with it (P5)."""
-        if self.clients.history.waited_for or not await self._until(self.checks.all_well, ALL_WELL_S):
+        if self.clients.history.waited_for or not await self.holds_within(self.checks.all_well, ALL_WELL_S):
             return
         host, with_leader = self.nemesis.dies_for_good()
         await self._all_written(ONE_DEAD_AND_LEADER if with_leader else ONE_DEAD)
@@ -177,12 +191,13 @@ class World:
         history = self.clients.history
         history.calm(self.clients.keys, bound)
         self.clients.calm.set()
-        if not await self._until(lambda: not history.waited_for, bound.seconds + 0.1):
+        if not await self.holds_within(lambda: not history.waited_for, bound.seconds + 0.1):
             for key, since_s in history.waited_for.items():
                 history.too_long(key, self.loop.time() - since_s)
         self.clients.calm.clear()
 
-    async def _until(self, holds: Callable[[], bool], within_s: float) -> bool:
+    async def holds_within(self, holds: Callable[[], bool], within_s: float) -> bool:
+        """Wait until it holds, at most so long; whether it did."""
         until_s = self.loop.time() + within_s
         while self.loop.time() < until_s:
             if holds():
@@ -194,7 +209,7 @@ class World:
         """Let every task come to its end, unseen, and forget the run."""
         self.virtual_s = self.loop.time()
         self.trace.open = False
-        for host in self.hosts:
+        for host in self.machines:
             host.wanted = False
         processes = self.loop.processes
         for process in processes:

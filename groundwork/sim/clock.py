@@ -51,6 +51,10 @@ def run_sim(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+def _running_loops_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class SimClock:
     """The Clock port on the running loop's time, real or virtual. A node's own may be off and may drift.
 
@@ -68,10 +72,7 @@ class SimClock:
         self._offset_ms = offset_ms
         self._rate = rate
         self._wall_offset_ms = wall_offset_ms
-        self._loop = loop
-
-    def _now_s(self) -> float:
-        return (self._loop or asyncio.get_running_loop()).time()
+        self._now_s = _running_loops_s if loop is None else loop.time
 
     def now_ms(self) -> float:
         """Milliseconds of this node's clock."""

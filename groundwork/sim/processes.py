@@ -254,39 +254,47 @@ class ClusterLoop(asyncio.BaseEventLoop):
         """There are none."""
 
     def _run_once(self) -> None:
+        """Runs until the loop is stopped, not one round only: what a round costs besides its callbacks adds up."""
         due, timers = self._due, self._timers
-        if not due:
-            while timers and timers[0][2].done:
-                heapq.heappop(timers)
-            if not timers:
-                raise NothingLeftToDo("every task waits, and no timer is set: a deadlock")
-            if timers[0][0] > self._now_s:
-                self._now_s = timers[0][0]
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not due:
+                self._advance()
+            while timers and timers[0][0] <= self._now_s:
+                handle = heapq.heappop(timers)[2]
+                if not handle.done:
+                    due.append(handle)
+            self.steps += len(due)
+            if self.steps > STEPS_AT_ONE_INSTANT_MAX:
                 self.steps = 0
-        while timers and timers[0][0] <= self._now_s:
-            handle = heapq.heappop(timers)[2]
-            if not handle.done:
-                due.append(handle)
-        self.steps += len(due)
-        if self.steps > STEPS_AT_ONE_INSTANT_MAX:
-            self.steps = 0
-            busy = ", ".join(repr(h.callback)[:300] for h in list(due)[:3])
-            raise NothingLeftToDo(f"virtual time stands still at {self._now_s:.6f} s; running: {busy}")
-        for _ in range(len(due)):
-            handle = due.popleft()
-            if not handle.done:
-                self._turn(handle)
+                busy = ", ".join(repr(h.callback)[:300] for h in list(due)[:3])
+                raise NothingLeftToDo(f"virtual time stands still at {self._now_s:.6f} s; running: {busy}")
+            for _ in range(len(due)):
+                handle = due.popleft()
+                if handle.done or (self.gated and self._keeps_back(handle)):
+                    continue
+                try:
+                    handle.context.run(handle.callback, *handle.args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001  as asyncio does: the run's exception handler judges it
+                    told = {"message": f"Exception in callback {handle.callback}", "exception": error}
+                    self.call_exception_handler(told)
 
-    def _turn(self, handle: SimHandle) -> None:
-        context = handle.context
-        if self.gated:
-            process = context.get(_process)
-            if process is not None and process.state != RUNNING:
-                process.withheld.append(handle)
-                return
-        try:
-            context.run(handle.callback, *handle.args)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001  as asyncio does: the run's exception handler judges it
-            self.call_exception_handler({"message": f"Exception in callback {handle.callback}", "exception": error})
+    def _advance(self) -> None:
+        """Nothing is due: jump to the next timer."""
+        timers = self._timers
+        while timers and timers[0][2].done:
+            heapq.heappop(timers)
+        if not timers:
+            raise NothingLeftToDo("every task waits, and no timer is set: a deadlock")
+        if timers[0][0] > self._now_s:
+            self._now_s = timers[0][0]
+            self.steps = 0
+
+    def _keeps_back(self, handle: SimHandle) -> bool:
+        """Whether its process is paused or dead."""
+        process = handle.context.get(_process)
+        if process is None or process.state == RUNNING:
+            return False
+        process.withheld.append(handle)
+        return True

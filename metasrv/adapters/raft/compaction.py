@@ -44,6 +44,11 @@ class Compaction:
         """Whether a snapshot is being written."""
         return self._writer is not None
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do now."""
+        return self._writer is None and not self._cut_wanted and not self._due()
+
     def step(self, in_transfer: int | None) -> None:
         """A slice of work. `in_transfer` is the lowest snapshot that a follower is receiving.
 
@@ -76,11 +81,10 @@ class Compaction:
         journal, limits = self._journal, self._limits
         applied = self._core.raftLastApplied
         since = applied - (self.snapshot.index if self.snapshot else 1)
-        if since <= 0 or applied <= journal.first_index or now_s() < self._not_before_s:
+        if since <= 0 or applied <= journal.first_index:
             return False
-        if journal.payload_bytes > limits.journal_bytes_max:
-            return True
-        return len(journal) > limits.journal_entries_max and since > limits.journal_entries_max // 4
+        many = len(journal) > limits.journal_entries_max and since > limits.journal_entries_max // 4
+        return (many or journal.payload_bytes > limits.journal_bytes_max) and now_s() >= self._not_before_s
 
     def _begin(self) -> None:
         index = self._core.raftLastApplied

@@ -53,6 +53,8 @@ class Rounds:
 
     def fail(self) -> None:
         """Leadership is over: everyone hears it."""
+        if self.idle:
+            return
         lost, self._in_flight, self._waiting = self._in_flight + self._waiting, [], []
         for answer in lost:
             answer(False)

@@ -12,9 +12,9 @@ from groundwork.core.check import require
 from metasrv.adapters.raft import guard
 from metasrv.adapters.raft.config import RaftConfig
 from metasrv.adapters.raft.journal import Journal
-from metasrv.adapters.raft.library import SERIALIZER_STATE, Peer, SyncObj, SyncObjConf, Transport, now_s
+from metasrv.adapters.raft.library import SyncObj, SyncObjConf, Transport, named, now_s
 
-FOLLOWER = 0
+FOLLOWER, LEADER = 0, 2
 COMMAND = 0
 # Called with index, term and command of each committed entry that is a command.
 Apply = Callable[[int, int, bytes], None]
@@ -22,10 +22,6 @@ Apply = Callable[[int, int, bytes], None]
 
 class _NoSnapshots:
     """In place of the library's serializer: it never takes, loads or sends one."""
-
-    def checkSerializing(self) -> tuple[Any, None]:
-        """Always busy, so the core never compacts by itself."""
-        return SERIALIZER_STATE.SERIALIZING, None
 
     def cancelTransmisstion(self, peer: Any) -> None:
         """Nothing to cancel."""
@@ -46,6 +42,8 @@ class Core(SyncObj):  # type: ignore[misc]
     """One replica's Raft state. Single-threaded, synchronous; the journal must be synced before anything leaves."""
 
     _SyncObj__raftCommitIndex: int
+    _SyncObj__raftCurrentTerm: int
+    _SyncObj__raftState: int
     _SyncObj__raftElectionDeadline: float
 
     def __init__(self, config: RaftConfig, journal: Journal, transport: Transport, apply: Apply, applied: int) -> None:
@@ -54,8 +52,8 @@ class Core(SyncObj):  # type: ignore[misc]
         self._apply_turn_max = config.limits.apply_turn_max
         self.before_append: Callable[[], None] = lambda: None
         super().__init__(
-            Peer(config.node_id),
-            [Peer(peer) for peer in config.others],
+            named(config.node_id),
+            [named(peer) for peer in config.others],
             SyncObjConf(
                 autoTick=False,
                 journalFile=journal,
@@ -96,12 +94,18 @@ class Core(SyncObj):  # type: ignore[misc]
         self.before_append()
         super()._SyncObj__sendAppendEntries()
 
+    def _SyncObj__tryLogCompaction(self) -> None:
+        """Compaction is ours (compaction.py)."""
+
+    def _checkCommandsToApply(self) -> None:
+        """The library's queue of commands stays empty: they come by append()."""
+
     # ---------------------------------------------------------------- what this package asks
 
     @property
     def leads(self) -> bool:
         """Whether this replica believes to be the leader; its no-op may not be applied yet."""
-        return bool(self._isLeader())
+        return self._SyncObj__raftState == LEADER
 
     @property
     def leads_and_applied(self) -> bool:
@@ -122,7 +126,7 @@ class Core(SyncObj):  # type: ignore[misc]
     @property
     def term(self) -> int:
         """The current term."""
-        return int(self.raftCurrentTerm)
+        return self._SyncObj__raftCurrentTerm
 
     @property
     def behind(self) -> bool:
@@ -159,11 +163,11 @@ class Core(SyncObj):  # type: ignore[misc]
 
     def next_index(self, peer: str) -> int:
         """The index that a leader sends next to `peer`."""
-        return int(self._SyncObj__raftNextIndex.get(Peer(peer), self._journal.last_index + 1))
+        return int(self._SyncObj__raftNextIndex.get(named(peer), self._journal.last_index + 1))
 
     def match_index(self, peer: str) -> int:
         """Up to where the leader knows `peer` to hold its log."""
-        return int(self._SyncObj__raftMatchIndex.get(Peer(peer), 0))
+        return int(self._SyncObj__raftMatchIndex.get(named(peer), 0))
 
     def append(self, command: bytes) -> int:
         """Put a command into the leader's log; its index."""
@@ -178,7 +182,7 @@ class Core(SyncObj):  # type: ignore[misc]
 
     def reply_reset(self, peer: str, next_index: int, holds: bool = False) -> None:
         """Tell the leader to go on at `next_index`; with `holds`, that everything below it is the leader's."""
-        self._SyncObj__sendNextNodeIdx(Peer(peer), reset=True, nextNodeIdx=next_index, success=holds)
+        self._SyncObj__sendNextNodeIdx(named(peer), reset=True, nextNodeIdx=next_index, success=holds)
 
     def step_down(self) -> None:
         """Stop leading without a new term."""

@@ -12,7 +12,7 @@ from metasrv.adapters.raft.ballot import Ballot, may_vote
 from metasrv.adapters.raft.config import RaftConfig
 from metasrv.adapters.raft.core import Core
 from metasrv.adapters.raft.journal import Journal, Standing
-from metasrv.adapters.raft.library import Peer, Transport
+from metasrv.adapters.raft.library import Peer, Transport, named
 from protos.raft.v1 import raft_pb2 as pb
 
 Handler = Callable[[str, pb.Message], None]
@@ -54,18 +54,18 @@ class Filters(Transport):  # type: ignore[misc]
         self.away.discard(peer)
         self._throttled.discard(peer)
         self.out = [(to, message) for to, message in self.out if to != peer]
-        self._onNodeDisconnected(Peer(peer))
+        self._onNodeDisconnected(named(peer))
 
     def hide(self, peer: str) -> None:
         """The core must not send entries to `peer` while it receives a snapshot."""
         self.away.add(peer)
-        self._onNodeDisconnected(Peer(peer))
+        self._onNodeDisconnected(named(peer))
 
     def show(self, peer: str) -> None:
         """The core may send entries to `peer` (again)."""
         self.away.discard(peer)
         if peer in self.linked and peer not in self._throttled:
-            self._onNodeConnected(Peer(peer))
+            self._onNodeConnected(named(peer))
 
     def begin_turn(self) -> bool:
         """Let the core send again to peers that have taken what they were sent; whether there were any."""
@@ -83,7 +83,7 @@ class Filters(Transport):  # type: ignore[misc]
         self._turn_bytes[peer] = self._turn_bytes.get(peer, 0) + size_bytes
         if self._turn_bytes[peer] + self.backlog(peer) > self._config.limits.peer_window_bytes:
             self._throttled.add(peer)
-            self._onNodeDisconnected(Peer(peer))
+            self._onNodeDisconnected(named(peer))
 
     def standing(self) -> dict[str, str]:
         """What a leader knows of each follower, for its log."""
@@ -172,7 +172,7 @@ class Filters(Transport):  # type: ignore[misc]
 
     def deliver(self, peer: str, message: codec.Message) -> None:
         """Hand a message to the core. Only a conflict inside this very message truncates the log (E2)."""
-        self._onMessageReceived(Peer(peer), message)
+        self._onMessageReceived(named(peer), message)
         self._journal.settle()
 
     def adopt(self, peer: str, term: int) -> None:

@@ -19,6 +19,8 @@ OVERRIDDEN = (
     "_SyncObj__doApplyCommand",
     "_SyncObj__sendAppendEntries",
     "_SyncObj__applyLogEntries",
+    "_SyncObj__tryLogCompaction",
+    "_checkCommandsToApply",
 )
 CALLED = (
     "_SyncObj__sendNextNodeIdx",
@@ -29,11 +31,13 @@ CALLED = (
 FIELDS = (
     "_SyncObj__noopIDx",
     "_SyncObj__raftCommitIndex",
+    "_SyncObj__raftCurrentTerm",
     "_SyncObj__raftElectionDeadline",
     "_SyncObj__raftLastApplied",
     "_SyncObj__raftLeader",
     "_SyncObj__raftMatchIndex",
     "_SyncObj__raftNextIndex",
+    "_SyncObj__raftState",
     "_SyncObj__serializer",
     "_SyncObj__transferInProgress",
     "_poller",

@@ -4,13 +4,13 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import pysyncobj.syncobj as _library
 import structlog
-from pysyncobj.config import SERIALIZER_STATE
 from pysyncobj.journal import Journal as LibraryJournal
 from pysyncobj.node import Node
 from pysyncobj.syncobj import SyncObj, SyncObjConf
@@ -19,12 +19,12 @@ from pysyncobj.transport import Transport
 from metasrv.adapters.raft import guard
 
 __all__ = [
-    "SERIALIZER_STATE",
     "LibraryJournal",
     "Peer",
     "SyncObj",
     "SyncObjConf",
     "Transport",
+    "named",
     "now_s",
     "use_clock",
     "use_random",
@@ -74,11 +74,21 @@ def now_s() -> float:
 class Peer(Node):  # type: ignore[misc]
     """A replica's name in the core. Its hash is the same in every process, so that sets of peers have one order."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._hash = crc32(name.encode())
+
     def __hash__(self) -> int:
-        return crc32(self.id.encode())
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Node) and bool(self.id == other.id)
+
+
+@cache
+def named(name: str) -> Peer:
+    """The peer of that name: there are few, and every message names one."""
+    return Peer(name)
 
 
 class _ToStructlog(logging.Handler):

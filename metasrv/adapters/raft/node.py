@@ -72,6 +72,7 @@ class EmbeddedRaft:
         self._replica = Replica(self.config, self._machine, network.send, self._metrics, self._disk, network.backlog)
         self._network.start()
         self._tick()
+        self._wake()  # the first turn says which term is on disk
 
     async def stop(self) -> None:
         """Hand leadership over where there is a follower to take it, then leave."""
@@ -193,7 +194,8 @@ class EmbeddedRaft:
             return
         period_s = self.config.append_period_ms / 1000 / _TICKS_PER_PERIOD
         self._timer = asyncio.get_running_loop().call_later(period_s, self._tick)
-        self._wake()
+        if not self._replica.idle:
+            self._wake()
 
     def _wake(self) -> None:
         if not self._scheduled and self._replica is not None:

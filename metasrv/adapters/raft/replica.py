@@ -78,12 +78,14 @@ class Replica:
             peer: Rounds(tuple(set(others) - {peer}), len(others) - 1, channel, len(others) + 1)
             for channel, peer in enumerate(others, start=1)
         }
+        self._rounds = (self._confirms, *self._rejoins.values())
         self._inbox: deque[tuple[str, pb.Message]] = deque()
         self._pending: deque[tuple[bytes, Answer]] = deque()
         self._waiting: dict[int, _Waiting] = {}
         self._sent = (0, 0)
         self._full_until_s: float | None = None
         self._seen = (0, False)
+        self._gauged = (0, 0)
         self._served_s = now_s()
         self.paused = False
 
@@ -180,16 +182,17 @@ class Replica:
         if self.core.leads and (more or known != self._sent):
             self._sent = known  # a follower serves reads, too: it hears of a commit at once, not with a heartbeat
             self.core.send_entries()
-        self._rounds()
+        self._ask_rounds()
         return self._release(early=True)
 
     def finish(self) -> None:
         """Sync, release the rest, and do a slice of background work."""
         if self._full:
             return
-        began = now_s()
         try:
-            if self.journal.sync():
+            if self.journal.dirty:
+                began = now_s()
+                self.journal.sync()
                 self._metrics.sync_s.observe(now_s() - began)
             if self.core.leads:
                 self._sender.pump()
@@ -206,6 +209,12 @@ class Replica:
         """Whether another turn is wanted at once."""
         return not self._full and bool(self._inbox or self.core.behind or self._compaction.running)
 
+    @property
+    def idle(self) -> bool:
+        """Whether a turn now would do nothing: it follows, and has nothing to say, to write or to wait for."""
+        moved = self.core.leads or self.core.election_due or self.busy or self._pending or self._filters.out
+        return not moved and not self._full and not self.journal.dirty and self._compaction.idle
+
     def _handle(self, peer: str, message: pb.Message) -> None:
         kind = message.WhichOneof("kind")
         if kind == "pre_vote":
@@ -221,7 +230,7 @@ class Replica:
             self._on_confirm(peer, message.confirm_request)
         elif kind == "confirm_reply":
             if message.confirm_reply.term == self.core.term and self.core.leads:
-                for rounds in (self._confirms, *self._rejoins.values()):
+                for rounds in self._rounds:
                     rounds.answered(peer, message.confirm_reply.round)
         elif kind == "snapshot_chunk":
             self._receiver.receive(peer, message.snapshot_chunk)
@@ -270,11 +279,13 @@ class Replica:
             self._waiting[self.core.append(command)] = _Waiting(self.core.term, answer, now)
             room -= 1
 
-    def _rounds(self) -> None:
+    def _ask_rounds(self) -> None:
         if not self.core.leads:
             return
         again_s = self.config.append_period_ms / 1000
-        for rounds in (self._confirms, *self._rejoins.values()):
+        for rounds in self._rounds:
+            if rounds.idle:
+                continue
             number = rounds.to_send(now_s(), again_s)
             if number is not None:
                 request = pb.ConfirmRequest(term=self.core.term, round=number)
@@ -282,6 +293,8 @@ class Replica:
                     self._filters.post(peer, pb.Message(confirm_request=request))
 
     def _release(self, early: bool) -> bool:
+        if not self._filters.out:
+            return False
         grouped: dict[str, list[pb.Message]] = {}
         kept: list[tuple[str, pb.Message]] = []
         for peer, message in self._filters.out:
@@ -332,7 +345,7 @@ class Replica:
     def _fail(self) -> None:
         """Leadership is over: what is in the log may or may not be committed by another leader."""
         self._sender.end_all()
-        for rounds in (self._confirms, *self._rejoins.values()):
+        for rounds in self._rounds:
             rounds.fail()
         waiting, self._waiting = list(self._waiting.values()), {}
         for entry in waiting:
@@ -379,5 +392,8 @@ class Replica:
         if self.core.waits_for_quorum and now_s() - self._served_s > _TELL_AGAIN_S:
             self._served_s = now_s()
             log.warning("leader_waits_for_quorum", term=self.core.term, followers=self._filters.standing())
-        self._metrics.applied.set(self.core.raftLastApplied)
-        self._metrics.journal_bytes.set(self.journal.size_bytes)
+        gauged = (self.core.raftLastApplied, self.journal.size_bytes)
+        if gauged != self._gauged:
+            self._gauged = gauged
+            self._metrics.applied.set(gauged[0])
+            self._metrics.journal_bytes.set(gauged[1])

@@ -24,6 +24,7 @@ class Hardened:
 
     def __init__(self, world: World, name: str, machine: Machine, disk: CrashingDisk, rejoin: bool) -> None:
         self._world, self._name = world, name
+        self._sent = 0
         config = RaftConfig(
             cluster_id=CLUSTER,
             node_id=name,
@@ -38,6 +39,7 @@ class Hardened:
         self.replica = Replica(config, machine, self._send, RaftMetrics(CollectorRegistry()), disk)
 
     def _send(self, peer: str, messages: list[pb.Message]) -> None:
+        self._sent += 1
         frame = codec.frame(CLUSTER, self._name, peer, messages)
         self._world.send(self._name, peer, frame.SerializeToString())
 
@@ -59,8 +61,15 @@ class Hardened:
         """The process is gone; its disk closes what was open."""
 
     def turn(self) -> None:
-        """One turn."""
+        """One turn. One that was said to be idle says, writes and changes nothing: in the product it is not taken."""
+        idle, before = self.replica.idle, self._state()
         self.replica.turn()
+        assert not idle or self._state() == before, f"an idle turn of {self._name}: {before} became {self._state()}"
+
+    def _state(self) -> tuple[object, ...]:
+        replica, core, journal = self.replica, self.replica.core, self.replica.journal
+        log = (journal.first_index, journal.last_index, journal.size_bytes, journal.standing, core.raftCommitIndex)
+        return (self._sent, replica.busy, replica.leadership(), core.leads, core.raftLastApplied, *log)
 
     def propose(self, command: bytes, acked: Callable[[int], None]) -> None:
         """Propose; only success is reported."""

@@ -1,7 +1,7 @@
 """Plans: pure functions of the state and what the leader sees of the nodes. A plan leaves nothing to decide later.
 
 Every plan has a sentence with figures, its steps for `--dry-run`, what could not be placed and why, and the command
-that commits it (None: nothing to do). Every failover plan is checked by metasrv.core.linter before it is given out.
+that commits it (None: nothing to do). Every plan is checked by metasrv.core.linter before it is given out.
 """
 
 from collections.abc import Sequence
@@ -178,7 +178,16 @@ def plan_table(state: State, inventory: Inventory, partitions: int) -> tuple[tup
         require(lane is not None, "there was room, and then there was none")
         assert lane is not None
         placement.append(lanes.setdefault(lane, len(lanes)))
+    faults = linter.check_table(state, tuple(lanes), placement, partitions)
+    require(not faults, f"the placement of a table breaks its own rules: {faults[:3]}")
     return tuple(lanes), tuple(placement)
+
+
+def checked(state: State, command: StartMigration) -> StartMigration:
+    """Voluntary moves as they were planned, once the linter has seen them."""
+    faults = linter.check_moves(state, command)
+    require(not faults, f"the plan of these moves breaks its own rules: {faults[:3]}")
+    return command
 
 
 def plan_migration(
@@ -220,7 +229,8 @@ def plan_migration(
         steps.append(PlanStep(region_id, source, lane.node_id, why))
     targets = ", ".join(sorted({s.to_node for s in steps}))
     sentence = f"{regions_said(len(steps))} to move to {targets}" + (f": {why}" if why else "")
-    command = StartMigration(moves=tuple(moves), who=who, why=why, wall_ms=wall_ms, request_id=request_id)
+    told = StartMigration(moves=tuple(moves), who=who, why=why, wall_ms=wall_ms, request_id=request_id)
+    command = checked(state, told)
     return Plan(sentence, command, tuple(steps))
 
 

@@ -17,7 +17,7 @@ from metasrv.core.decisions import Decision
 from metasrv.core.events import regions_said
 from metasrv.core.leases import Inventory, LeaseBook
 from metasrv.core.placement import Pool, pause_of
-from metasrv.core.planner import plan_failover
+from metasrv.core.planner import checked, plan_failover
 from metasrv.core.rebalance import plan_rebalance
 from metasrv.core.records import Failure, NodeStatus, Phase, Region
 from metasrv.core.state import State
@@ -114,7 +114,8 @@ class Procedures:
             if moves:
                 room -= len(moves)
                 why = f"drain of {node_id}, {regions_said(state.node_region_count(node_id))} to go"
-                command = StartMigration(moves=tuple(moves), who=drain.who, why=why, wall_ms=wall_ms)
+                told = StartMigration(moves=tuple(moves), who=drain.who, why=why, wall_ms=wall_ms)
+                command = checked(state, told)
                 out.append(Decision("migration", f"{regions_said(len(moves))} to leave {node_id}: {why}", command))
         self._note_moves(now_ms, out)
         return out

@@ -11,6 +11,7 @@ from metasrv.core.decisions import Decision
 from metasrv.core.events import regions_said
 from metasrv.core.leases import Inventory
 from metasrv.core.placement import UNLIMITED, Pool, pause_of
+from metasrv.core.planner import checked
 from metasrv.core.records import NodeStatus, Phase
 from metasrv.core.state import State
 
@@ -41,7 +42,7 @@ def plan_rebalance(state: State, inventory: Inventory, wall_ms: int, tried: Coll
     if not placements:
         return []
     why = f"rebalance: {fullest} owns {regions_said(counts[fullest])}, {emptiest} {counts[emptiest]}"
-    command = StartMigration(moves=tuple(placements), who="metasrv", why=why, wall_ms=wall_ms)
+    command = checked(state, StartMigration(moves=tuple(placements), who="metasrv", why=why, wall_ms=wall_ms))
     return [
         Decision("migration", f"{regions_said(len(placements))} to move from {fullest} to {emptiest}: {why}", command)
     ]

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any
 from metasrv.core.events import Outcome
 from metasrv.core.machine import Machine
 from metasrv.core.records import NodeStatus, Phase
+from metasrv.core.state import State
 from tests.sim.hosts import TIMING
 
 if TYPE_CHECKING:
     from tests.sim.world import World
+
+
+PLANNED = ("Failover", "StartMigration", "CreateTable")
 
 
 class Checks:
@@ -49,12 +53,12 @@ class Checks:
                 epochs[region_id] = region.epoch
             if revision not in self._seen:
                 self._seen.add(revision)
-                self._first(outcome)
+                self._first(outcome, state)
             return outcome
 
         machine.apply = checked  # type: ignore[method-assign]
 
-    def _first(self, outcome: Outcome) -> None:
+    def _first(self, outcome: Outcome, state: State) -> None:
         """A command applied anywhere for the first time."""
         world = self._world
         world.trace.note("cluster", "applied", revision=outcome.revision, kind=outcome.kind, refused=outcome.refused)
@@ -63,6 +67,22 @@ class Checks:
                 self._named_cause(event.node_ids)
             if event.kind == "failover":
                 self.failovers += 1
+        if outcome.kind in PLANNED and not outcome.refused:
+            self._placed(outcome, state)
+
+    def _placed(self, outcome: Outcome, state: State) -> None:
+        """What a plan did once it was committed; that it holds its rules when it is made, the linter requires."""
+        given = {i: m.target for i, m in state.migrations.items() if m.attempt == outcome.value}
+        if outcome.kind != "StartMigration":
+            owned = {i: state.regions[i] for i in outcome.regions}
+            given = {i: r.lane for i, r in owned.items() if r.epoch == outcome.value or outcome.kind == "CreateTable"}
+        for region_id, lane in given.items():
+            node = state.nodes.get(lane.node_id)
+            told = f"{outcome.kind} at {outcome.revision} gives region {region_id:#x} to {lane}"
+            if state.is_over(lane):
+                self._world.fail(f"{told}, which is over")
+            if node is None or node.status is not NodeStatus.UP or node.incarnation != lane.incarnation:
+                self._world.fail(f"{told}, which is not up")
 
     def _named_cause(self, node_ids: tuple[str, ...]) -> None:
         for node_id in node_ids:

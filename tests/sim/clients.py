@@ -175,13 +175,14 @@ class Clients:
         self._stopping = True
         assert self.table is not None
         loop = self._world.loop
+        began_s = loop.time()
         await asyncio.gather(*self._writers, self._reader)
         for key in self.keys:
             number = max(self.history.attempted[key]) + 1
             while not await self._write(self.table, key, number, self._frontend()):
                 number += 1
                 if loop.time() > until_s:
-                    self._world.fail(f"{key} takes no writes {until_s - loop.time():.0f} s after all faults ended")
+                    self._world.fail(f"{key} takes no writes {loop.time() - began_s:.0f} s after all faults ended")
                     return
         for key in self.keys:
             while not await self._read(self.table, key, strong=True, within_ms=10_000):

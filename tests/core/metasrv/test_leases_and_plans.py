@@ -3,7 +3,7 @@
 from groundwork.core.ids import Lane
 from metasrv.core import commands as c
 from metasrv.core.leases import Beat, Grant, Heard, LaneHealth, LeaseBook, Refusal
-from metasrv.core.linter import check_failover
+from metasrv.core.linter import check_failover, check_moves, check_table
 from metasrv.core.records import Config
 from metasrv.core.routes import changes
 from tests.core.metasrv.world import World
@@ -128,6 +128,45 @@ def test_the_linter_finds_every_broken_rule() -> None:
     assert "is not in lane" in faults(c.Move(b, target, (region,)))
     world.create_table("more", 4)
     assert "would own more than" in faults(c.Move(a, target), c.Move(b, target))
+
+
+def test_the_linter_knows_voluntary_moves() -> None:
+    """Moves of what does not serve, twice, to where it is, to a drained, ended or full datanode are told so."""
+    world = _world()
+    state = world.machine.state
+    one, two = world.agents["dn-1"].incarnation, world.agents["dn-2"].incarnation
+    a, b = Lane("dn-1", one, 0), Lane("dn-2", two, 0)
+    first, second = sorted(state.regions_of(a))[0], sorted(state.regions_of(b))[0]
+
+    def faults(*moves: tuple[int, Lane]) -> str:
+        placements = tuple(c.Placement(region_id, lane) for region_id, lane in moves)
+        return "; ".join(check_moves(state, c.StartMigration(moves=placements)))
+
+    assert faults((first, b)) == ""
+    assert "twice" in faults((first, b), (first, b))
+    assert "already" in faults((second, b))
+    assert "does not serve" in faults((7 << 32, b))
+    assert "is not up" in faults((first, Lane("dn-9", two, 0)))
+    world.create_table("more", 4)
+    assert "would own more than" in faults((first, b))
+    world.propose(c.StartMigration(moves=(c.Placement(second, a),)))
+    assert "is being moved already" in faults((second, a))
+    world.propose(c.Drain(node_id="dn-2"))
+    assert "is being drained" in faults((first, b))
+    world.propose(c.Failover(ended=(c.Ended("dn-2", two, "operator"),)))
+    assert "is over" in faults((first, b))
+
+
+def test_the_linter_knows_the_placement_of_a_table() -> None:
+    """A partition without a lane, a lane of nobody, and more regions than a datanode may have are told so."""
+    world = _world()
+    state = world.machine.state
+    lane = Lane("dn-2", world.agents["dn-2"].incarnation, 0)
+    assert check_table(state, (lane,), (0, 0), 2) == []
+    assert "partitions" in check_table(state, (lane,), (0, 1), 2)[0]
+    assert "partitions" in check_table(state, (lane,), (0,), 2)[0]
+    assert check_table(state, (Lane("dn-9", 1, 0),), (0,), 1)[-1].endswith("is not up")
+    assert "would own more than" in check_table(state, (lane,), (0,) * 3, 3)[0]
 
 
 def test_what_one_command_may_not_move_follows_at_once() -> None:

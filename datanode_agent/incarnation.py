@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from datanode_agent.adapters.beating import Beats, Heard, Lease
-from datanode_agent.adapters.metasrv_link import MetasrvLink, Orders, Reporter
+from datanode_agent.adapters.metasrv_link import MetasrvLink, Orders
 from datanode_agent.adapters.metrics import Metrics
+from datanode_agent.adapters.reporter import Reporter
 from datanode_agent.core.beats import LaneVital, Vitals
 from datanode_agent.core.lease import Standing
 from datanode_agent.core.links import StallWatch
@@ -49,7 +50,7 @@ class Incarnation:
         clock: Clock, metrics: Metrics, check_store: Callable[[], Awaitable[None]],
     ) -> None:  # fmt: skip
         self.token = reply.incarnation
-        self.reporter = Reporter(link, self.token, clock)
+        self.reporter = Reporter(link, self.token)
         self.started = False
         self._lanes = lanes
         self._engine = engine

@@ -226,7 +226,7 @@ class Agent:
             self._metrics.lease_left_seconds.set(left_ms / 1000)
             self._metrics.beats_sent.set(self._heartbeats.beats_sent)
             incarnation = self._incarnation
-            self._metrics.reports_waiting.set(len(incarnation.reporter.queue) if incarnation is not None else 0)
+            self._metrics.reports_waiting.set(len(incarnation.reporter) if incarnation is not None else 0)
             if (left_ms > 0) is not valid:
                 valid = left_ms > 0
                 log.log(20 if valid else 30, "lease_granted" if valid else "lease_lost", left_ms=round(left_ms))
@@ -267,7 +267,7 @@ class Agent:
             async with asyncio.timeout(REPORTS_MS / 1000):
                 await incarnation.reporter.drained()
         except TimeoutError:
-            log.warning("reports_left", reports=len(incarnation.reporter.queue))
+            log.warning("reports_left", reports=len(incarnation.reporter))
         life.cancel()
         await asyncio.wait({life})
         try:

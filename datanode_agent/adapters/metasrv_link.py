@@ -13,11 +13,10 @@ import structlog
 
 from datanode_agent.adapters.metrics import Metrics
 from datanode_agent.core.links import ReplicaChooser
-from datanode_agent.core.reports import ReportQueue
 from groundwork.adapters.config import TlsConfig
 from groundwork.adapters.rpc import aio_channel, raise_if_cancelled
 from groundwork.adapters.rpc_errors import RETRIABLE, leader_hint, typed
-from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, Refused, Unknown
+from groundwork.core.errors import MetasrvError, Refused, Unknown
 from groundwork.core.ports import Clock
 from protos.metasrv.v1 import admin_pb2, admin_pb2_grpc, nodes_pb2, nodes_pb2_grpc, types_pb2
 
@@ -26,8 +25,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 ATTEMPT_S = 3.0
-REPORTS_A_BATCH_MAX = 1_000
-REFUSED_LOGGED_MAX = 10  # of one batch
 # A replica says something every second, be it that nothing changed: a stream that is silent for longer is dead.
 ORDERS_SILENT_MS_MAX = 3_000.0
 
@@ -216,75 +213,3 @@ class Orders:
             wait_ms = self._link.chooser.failed(stream.replica)
             log.info("orders_broke", replica=stream.replica, why=why, next=self._link.chooser.current)
             await self._clock.sleep(wait_ms)
-
-
-class Reporter:
-    """Sends the queued reports of one incarnation, in batches, until each is answered."""
-
-    def __init__(self, link: MetasrvLink, incarnation: int, clock: Clock) -> None:
-        self.queue = ReportQueue()
-        self._link = link
-        self._incarnation = incarnation
-        self._clock = clock
-        self._added = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._call: asyncio.Future[nodes_pb2.ReportReply] | None = None
-        self._again = False
-
-    def add(self, report: nodes_pb2.RegionReport) -> None:
-        """Queue one report."""
-        self.queue.add(report)
-        self._empty.clear()
-        self._added.set()
-
-    async def run(self) -> None:
-        """Deliver, until cancelled."""
-        while True:
-            await self._added.wait()
-            await asyncio.sleep(0)  # those of this turn; what comes while a batch is under way makes the next
-            self._added.clear()
-            while batch := self.queue.take(REPORTS_A_BATCH_MAX):
-                await self._deliver(batch)
-            if not len(self.queue):
-                self._empty.set()
-
-    async def drained(self) -> None:
-        """Wait until nothing waits for an answer."""
-        await self._empty.wait()
-
-    def send_again(self) -> None:
-        """Another replica leads: do not wait for what the one that was asked may never answer."""
-        if self._call is not None:
-            self._again = True
-            self._call.cancel()
-
-    async def _deliver(self, batch: list[nodes_pb2.RegionReport]) -> None:
-        self._again = False
-        self._call = asyncio.ensure_future(self._link.report(self._incarnation, batch))
-        try:
-            reply = await self._call
-        except asyncio.CancelledError:
-            self._call.cancel()
-            task = asyncio.current_task()
-            if not self._again or (task is not None and task.cancelling()):
-                raise
-            self.queue.unanswered()
-        except (BadInput, Refused, ForeignCluster) as error:
-            log.warning("reports_refused", reports=len(batch), why=str(error))
-            self.queue.answered()
-        else:
-            _log_refused(batch, reply)
-            self.queue.answered()
-        finally:
-            self._call = None
-
-
-def _log_refused(batch: list[nodes_pb2.RegionReport], reply: nodes_pb2.ReportReply) -> None:
-    """An older metasrv does not know such reports: they are answered for good, and not sent again."""
-    for answer in [a for a in reply.refused if a.index < len(batch)][:REFUSED_LOGGED_MAX]:
-        report = batch[answer.index]
-        log.warning(
-            "report_refused", region_id=report.region_id, what=report.WhichOneof("what"), kind=answer.kind,
-            why=answer.message, refused=len(reply.refused),
-        )  # fmt: skip

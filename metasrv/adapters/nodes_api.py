@@ -27,6 +27,7 @@ from protos.metasrv.v1.nodes_pb2_grpc import NodesServicer, NodesStub
 
 log = structlog.get_logger()
 REPORTS_WAITING_MAX = 200_000
+STOPPED_COMMITS_MAX = 8  # in flight
 REFUSED_LOGGED_MAX = 10  # of one request
 ORDERS_IN_SLICE = 500
 REGISTER_TRIES = 3
@@ -52,6 +53,10 @@ class Nodes(NodesServicer):
         self._feeds = feeds
         self._metrics = metrics
         self._reports: Batcher[commands.Report] = Batcher(self._commit_reports, REPORTS_MAX, REPORTS_WAITING_MAX)
+        # Writes are refused until these are committed: they do not wait for a commit that is in flight already.
+        self._stopped: Batcher[commands.Report] = Batcher(
+            self._commit_reports, REPORTS_MAX, REPORTS_WAITING_MAX, STOPPED_COMMITS_MAX
+        )
 
     async def Register(self, request: nodes_pb2.RegisterRequest, context: Any) -> nodes_pb2.RegisterReply:
         """A new incarnation."""
@@ -152,8 +157,11 @@ class Nodes(NodesServicer):
                 for phase, ms in (("seal", item.seal_ms), ("claim", item.claim_ms), ("replay", item.replay_ms)):
                     self._metrics.failover_ms.labels(phase).observe(ms)
         revision = self._machine.state.revision
-        for start in range(0, len(items), REPORTS_MAX):
-            revision = await self._reports.submit(items[start : start + REPORTS_MAX])
+        stopped = [item for item in items if isinstance(item, commands.Stopped)]
+        others = [item for item in items if not isinstance(item, commands.Stopped)]
+        for batcher, some in ((self._stopped, stopped), (self._reports, others)):
+            for start in range(0, len(some), REPORTS_MAX):
+                revision = await batcher.submit(some[start : start + REPORTS_MAX])
         return nodes_pb2.ReportReply(revision=revision, refused=refused)
 
     async def _commit_reports(self, items: Sequence[commands.Report]) -> int:

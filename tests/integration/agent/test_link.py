@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from datanode_agent.adapters import metasrv_link
-from datanode_agent.adapters.metasrv_link import MetasrvLink, Orders, Reporter
+from datanode_agent.adapters.metasrv_link import MetasrvLink, Orders
 from datanode_agent.adapters.metrics import Metrics
+from datanode_agent.adapters.reporter import Reporter
 from groundwork.adapters.clock import SystemClock
 from groundwork.core.errors import ForeignCluster, Refused, Unknown
 from metasrv.core.leases import Beat
@@ -179,17 +180,17 @@ def test_reports_are_repeated_until_answered() -> None:
         async with replica() as one, _link(_dead(), one.address) as link:
             incarnation = await one.register("dn-1")
             await one.stop()
-            reporter = Reporter(link, incarnation, CLOCK)
+            reporter = Reporter(link, incarnation)
             async with _running(asyncio.ensure_future(reporter.run())):
                 revision = one.machine.state.revision
                 for region in range(3):
                     reporter.add(nodes_pb2.RegionReport(region_id=1 << 32 | region, epoch=1, closed={}))
                 await CLOCK.sleep(200)
-                assert len(reporter.queue) == 3
+                assert len(reporter) == 3
                 await one.start()
                 async with asyncio.timeout(20):
                     await reporter.drained()
-                assert len(reporter.queue) == 0
+                assert len(reporter) == 0
                 assert one.machine.state.revision == revision + 1, "three reports, one command"
 
     asyncio.run(story())
@@ -204,11 +205,11 @@ def test_a_report_does_not_wait_for_a_replica_that_hangs(monkeypatch: pytest.Mon
             incarnation = await one.register("dn-1")
             with hung_server() as address:
                 async with _link(address, one.address) as link:
-                    reporter = Reporter(link, incarnation, CLOCK)
+                    reporter = Reporter(link, incarnation)
                     async with _running(asyncio.ensure_future(reporter.run())):
                         reporter.add(nodes_pb2.RegionReport(region_id=1 << 32, epoch=1, closed={}))
                         await CLOCK.sleep(100)
-                        assert len(reporter.queue) == 1
+                        assert len(reporter) == 1
                         link.leader_is(one.address, 2)
                         reporter.send_again()
                         async with asyncio.timeout(20):

@@ -4,15 +4,12 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from datanode_agent.adapters.metasrv_link import Reporter
-from groundwork.adapters.clock import SystemClock
+from datanode_agent.adapters.reporter import Reporter
 from groundwork.adapters.rpc import aio_server, listen
 from protos.metasrv.v1 import nodes_pb2
 from tests.integration.agent.replica import replica
 from tests.integration.agent.test_link import _link, _request
 from tests.ports import free_ports
-
-CLOCK = SystemClock()
 
 
 def test_p7_a_status_without_a_reason_of_ours_ends_no_agent() -> None:
@@ -32,7 +29,7 @@ def test_p7_a_status_without_a_reason_of_ours_ends_no_agent() -> None:
         async with replica() as one, _link(strange, one.address) as link:
             token = (await link.register(_request())).incarnation
             link._calls_chooser.failed(one.address)  # the strange one is asked first again
-            reporter = Reporter(link, token, CLOCK)
+            reporter = Reporter(link, token)
             running = asyncio.create_task(reporter.run())
             report = nodes_pb2.RegionReport(region_id=1, epoch=1)
             report.closed.SetInParent()
@@ -51,7 +48,7 @@ def test_a_report_that_an_older_metasrv_does_not_know_is_told_and_not_repeated()
 
     async def story() -> None:
         async with replica() as one, _link(one.address) as link:
-            reporter = Reporter(link, (await link.register(_request())).incarnation, CLOCK)
+            reporter = Reporter(link, (await link.register(_request())).incarnation)
             reporter.add(nodes_pb2.RegionReport(region_id=7, epoch=1))  # of no kind that is known
             closed = nodes_pb2.RegionReport(region_id=8, epoch=1)
             closed.closed.SetInParent()

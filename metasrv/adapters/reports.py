@@ -1,5 +1,6 @@
 """Agents' reports from the wire into commands."""
 
+import msgspec
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from groundwork.core.ids import region_text
@@ -12,6 +13,8 @@ TEXT_BYTES_MAX = (
     500  # so that the longest reports fit in one command: one that is too large is refused with all of them
 )
 NAME_MAX = 64
+_WRITER = msgspec.msgpack.Encoder()
+_READER: msgspec.msgpack.Decoder[commands.Report] = msgspec.msgpack.Decoder(commands.Report)
 
 
 def reports_from_wire(
@@ -25,14 +28,25 @@ def reports_from_wire(
     known, refused = [], []
     for index, told in enumerate(request.regions):
         report = _one(node_id, incarnation, told)
-        if report is not None:
+        wrong = _wrong_in(report) if report is not None else ""
+        if report is not None and not wrong:
             known.append(report)
             continue
         newer = UnknownFieldSet(told)
         what = f"field {newer[0].field_number}, which this release does not know" if len(newer) else "nothing"
-        message = f"the report of region {region_text(told.region_id)} says {what}: it counts for nothing"
-        refused.append(nodes_pb2.ReportRefused(index=index, kind="unknown_report", message=message))
+        message = f"the report of region {region_text(told.region_id)} says {wrong or what}: it counts for nothing"
+        kind = "bad_report" if wrong else "unknown_report"
+        refused.append(nodes_pb2.ReportRefused(index=index, kind=kind, message=message))
     return known, refused
+
+
+def _wrong_in(report: commands.Report) -> str:
+    """What no replica would read in it, or an empty string: in a command it would take all others down with it."""
+    try:
+        _READER.decode(_WRITER.encode(report))
+    except msgspec.MsgspecError as error:
+        return f"what is out of bounds ({error})"
+    return ""
 
 
 def _one(node_id: str, incarnation: int, report: nodes_pb2.RegionReport) -> commands.Report | None:

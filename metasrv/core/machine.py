@@ -54,7 +54,7 @@ class Machine:
         try:
             value = apply.HANDLERS[type(command)](tx, command)
         except (Refused, BadInput) as refused:
-            return Outcome(revision, kind, refused=str(refused))
+            return Outcome(revision, kind, refused=str(refused), events=tx.told())  # a pause may have expired
         if command.request_id:
             while len(state.answers) >= ANSWERS_MAX:
                 del state.answers[next(iter(state.answers))]

@@ -59,7 +59,9 @@ class Pool:
             usable = {x: state.owned(x) for x in lanes if x not in without and not state.is_over(x)}
             if not usable:
                 continue
-            used = state.node_region_count(node.node_id) + inbound.get(node.node_id, 0)
+            # What its lost lanes own has to be given away itself: at home it takes the room that it had.
+            kept = sum(state.owned(x) for x in state.open_lanes(node.node_id) if x not in without)
+            used = kept + inbound.get(node.node_id, 0)
             self._capacity[node.node_id] = node.capacity_regions or UNLIMITED
             self._free[node.node_id] = max(0, self._capacity[node.node_id] - used)
             self._settled[node.node_id] = view.settled

@@ -152,8 +152,9 @@ class Procedures:
                 again.append(region_id)
         if not again:
             return []
+        again = sorted(again)[: state.config.failover_regions_max]  # an apply stalls all else (0008)
         said = f"{regions_said(len(again))} that failed to open: again, under a new epoch"
-        return [Decision("reopen", said, Reopen(region_ids=tuple(sorted(again)), sentence=said, wall_ms=wall_ms))]
+        return [Decision("reopen", said, Reopen(region_ids=tuple(again), sentence=said, wall_ms=wall_ms))]
 
     def _may_end_a_lane(self, now_ms: float) -> bool:
         return self._lane_ended_ms is None or now_ms - self._lane_ended_ms >= LANE_ENDS_EVERY_MS

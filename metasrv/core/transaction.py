@@ -31,11 +31,13 @@ class Transaction:
         self._tables: set[int] = set()
         self._trims: set[str] = set()
         self._epoch = 0
+        self.expired: set[str] = set()  # scopes whose pause ended by itself with this very command
         self._expire_pauses()
 
     def _expire_pauses(self) -> None:
         for pause in [p for p in self.state.pauses.values() if 0 < p.expires_wall_ms <= self.wall_ms]:
             del self.state.pauses[pause.scope]
+            self.expired.add(pause.scope)
             self.event("resume", f"the pause of {pause.scope} ({pause.reason or 'no reason given'}) expired")
 
     # --- tokens
@@ -192,6 +194,10 @@ class Transaction:
         """One report of many does not count."""
         self.rejected.append((index, reason))
 
+    def told(self) -> tuple[Event, ...]:
+        """The entries of the audit trail so far."""
+        return tuple(self._events)
+
     def outcome(self, kind: str, value: int) -> Outcome:
         """Everything that was touched; bumps the orders revision of each node whose orders may have changed."""
         nodes = self.state.nodes
@@ -200,7 +206,7 @@ class Transaction:
                 nodes[node_id] = replace(nodes[node_id], orders_revision=self.revision)
         orders = {n: tuple(sorted(self._orders[n])) for n in sorted(self._orders)}
         return Outcome(
-            self.revision, kind, value, events=tuple(self._events), orders=orders, trims=tuple(sorted(self._trims)),
+            self.revision, kind, value, events=self.told(), orders=orders, trims=tuple(sorted(self._trims)),
             regions=tuple(sorted(self._regions)), nodes=tuple(sorted(self._nodes)), tables=tuple(sorted(self._tables)),
             rejected=tuple(self.rejected),
         )  # fmt: skip

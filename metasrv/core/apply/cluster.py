@@ -71,6 +71,8 @@ def pause(tx: Transaction, cmd: Pause) -> int:
 
 def resume(tx: Transaction, cmd: Resume) -> int:
     """End maintenance."""
+    if cmd.scope in tx.expired:
+        return 0
     if cmd.scope not in tx.state.pauses:
         raise Refused(f"{cmd.scope} is not paused")
     del tx.state.pauses[cmd.scope]

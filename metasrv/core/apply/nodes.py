@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from groundwork.core.ids import Lane, Locality, check_node_id, token_text
+from metasrv.core.apply.ownership import forget_lanes
 from metasrv.core.commands import Clear, Drain, Forget, Register, Release, Suspect, Undrain
 from metasrv.core.events import regions_said
 from metasrv.core.records import Drain as DrainRecord
@@ -52,6 +53,7 @@ def register(tx: Transaction, cmd: Register) -> int:
         how = "took over from" if old.folder_id != cmd.folder_id else "supersedes"
         said += f"; it {how} incarnation {token_text(old.incarnation)}, which owned {regions_said(orphans)}"
     tx.event("register", said, (cmd.node_id,), token=incarnation)
+    forget_lanes(tx)
     return incarnation
 
 

@@ -112,11 +112,11 @@ def trim(tx: Transaction, cmd: Trim) -> int:
             tx.reject(at, f"a stay needs lane {point.lane} below {point.below}")
         else:
             tx.set_trim(point.lane, point.below, trimmer_of(state, point.lane))
-    _forget_lanes(tx)
+    forget_lanes(tx)
     return len(cmd.points) - len(tx.rejected)
 
 
-def _forget_lanes(tx: Transaction) -> None:
+def forget_lanes(tx: Transaction) -> None:
     """Keep the newest finished lanes only: over, owned by nobody, needed by no stay, trimmed to their end."""
     state = tx.state
     excess = len(state.lanes) - LANES_KEPT

@@ -7,8 +7,9 @@ import pytest
 from groundwork.core.errors import BadInput
 from groundwork.core.ids import Lane
 from metasrv.core import commands as c
+from metasrv.core.apply.ownership import LANES_KEPT
 from metasrv.core.events import SAID_MAX, listed
-from metasrv.core.records import TEXT_CHARS_MAX, NodeStatus
+from metasrv.core.records import TEXT_CHARS_MAX, Config, NodeStatus
 from tests.core.metasrv.world import World
 
 
@@ -127,3 +128,67 @@ def test_a_trim_whose_proposal_got_lost_is_made_again() -> None:
     [again] = _trims(world)
     world.propose(again)
     assert world.machine.state.lanes[lane].trim == 20
+
+
+def test_a_region_goes_to_another_lane_of_a_full_datanode() -> None:
+    """Its place in the lane that ends was counted as taken: with nowhere else to go it was stuck for ever."""
+    world = World()
+    agent = world.add("dn-1", "site-1/zone-a", lanes=2, capacity=2)
+    world.run(600)
+    world.create_table("cpu", 2)
+    world.run(300)
+    state = world.machine.state
+    [(region_id, region)] = [(r, x) for r, x in state.regions.items() if x.lane.index == 0]
+    out = c.RegionFailed("dn-1", agent.incarnation, region_id, region.epoch, "lane_over", "its writer is out")
+    assert not world.propose(c.Reports(items=(out,))).rejected
+    world.run(1_000)
+    assert state.regions[region_id].lane == Lane("dn-1", agent.incarnation, 1)
+    assert world.all_serve()
+
+
+def test_regions_are_opened_again_in_commands_of_a_bounded_size() -> None:
+    """However many failed, one apply stalls nobody for long (0008), and each gets its turn."""
+    world = World(config=Config(failover_regions_max=2))
+    agent = world.add("dn-1", "site-1/zone-a")
+    world.run(600)
+    world.create_table("cpu", 5)
+    world.run(300)
+    state = world.machine.state
+    failed = [c.RegionFailed("dn-1", agent.incarnation, r, x.epoch, "fenced") for r, x in state.regions.items()]
+    assert not world.propose(c.Reports(items=tuple(failed))).rejected
+    first = len(world.log)
+    world.run(3_000)
+    again = [e.region_ids for e in world.log[first:] if e.kind == "reopen"]
+    assert max(map(len, again)) == 2
+    assert len({r for regions in again for r in regions}) == 5
+    assert world.all_serve()
+
+
+def test_a_datanode_that_starts_over_and_over_leaves_no_more_lanes_than_are_kept() -> None:
+    """Lanes were forgotten with a trim only, and an incarnation that wrote nothing leaves nothing to be trimmed."""
+    world = World()
+    agent = world.add("dn-1", "site-1/zone-a", lanes=4)
+    for _ in range(LANES_KEPT // 4 + 50):
+        agent.register()
+    state = world.machine.state
+    assert len(state.lanes) <= LANES_KEPT
+    assert len(state.open_lanes("dn-1")) == 4
+
+
+def test_a_pause_that_expires_is_told_whatever_command_ends_it() -> None:
+    """A refused command had ended it unseen, and the leader's own, made for that, was always refused."""
+    world = World()
+    world.add("dn-1", "site-1/zone-a")
+    world.run(600)
+    for ms, command in (
+        (1, c.Resume(scope="cluster", who="its expiry", wall_ms=world.wall + 2)),
+        (3, c.DropTable(name="none", wall_ms=world.wall + 5)),
+    ):
+        world.propose(c.Pause(scope="cluster", expires_wall_ms=world.wall + ms + 1, wall_ms=world.wall + ms))
+        outcome = world.propose(command)
+        assert "expired" in outcome.events[0].sentence
+        assert not world.machine.state.pauses
+    world.propose(c.Pause(scope="cluster", expires_wall_ms=world.wall + 500, wall_ms=world.wall))
+    world.run(1_000)
+    assert world.log[-1].kind == "resume"
+    assert not any(o.refused for o in world.outcomes if o.kind == "Resume")

@@ -3,7 +3,7 @@
 from groundwork.core.ids import Lane
 from groundwork.core.wire import lane_to_wire
 from metasrv.adapters.reports import reports_from_wire
-from metasrv.core.commands import Closed, RegionFailed
+from metasrv.core.commands import Closed, RegionFailed, Reports, decode, encode
 from protos.metasrv.v1 import nodes_pb2, types_pb2
 
 
@@ -32,3 +32,15 @@ def test_what_a_newer_agent_says_is_answered_and_holds_nothing_else_back() -> No
     assert known == [Closed("dn-1", 7, 5, 9), Closed("dn-1", 7, 6, 9)]
     assert (refused.index, refused.kind) == (1, "unknown_report")
     assert "region 3.1 says field 15" in refused.message
+
+
+def test_a_report_that_no_replica_would_read_holds_nothing_else_back() -> None:
+    """One number out of bounds made the command garbage, and with it the reports of all other datanodes."""
+    request = nodes_pb2.ReportRequest(sender=types_pb2.Sender(node_id="dn-1", incarnation=7))
+    request.regions.add(region_id=1, epoch=9).covered.manifest_epoch = 2**64 - 1
+    request.regions.add(region_id=2, epoch=9).closed.SetInParent()
+    known, [refused] = reports_from_wire(request)
+    assert known == [Closed("dn-1", 7, 2, 9)]
+    assert (refused.index, refused.kind) == (0, "bad_report")
+    assert "region 0.1 says what is out of bounds" in refused.message
+    assert decode(encode(Reports(items=tuple(known)))) == Reports(items=tuple(known))

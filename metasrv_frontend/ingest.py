@@ -76,12 +76,12 @@ class Ingest:
         self, body: bytes, precision: str, until_ms: float
     ) -> tuple[dict[int, list[Piece]], dict[int, str]]:
         """What to write to each region, and the table of each. The parsed lines, far bigger, are let go of here."""
-        tables = await self._worked(len(body), functools.partial(_parsed, body, precision, self.now_ns()))
+        tables = await self.worked(len(body), functools.partial(_parsed, body, precision, self.now_ns()))
         infos = [await self._fitting_table(lines, until_ms) for lines in tables.values()]
         pieces: dict[int, list[Piece]] = {}
         names: dict[int, str] = {}
         for info, lines in zip(infos, tables.values(), strict=True):
-            found = await self._worked(len(body), functools.partial(pieces_of_lines, info, lines))
+            found = await self.worked(len(body), functools.partial(pieces_of_lines, info, lines))
             pieces.update(found)
             names.update(dict.fromkeys(found, info.name))
         return pieces, names
@@ -92,7 +92,8 @@ class Ingest:
         if undone:
             raise NotWritten(undone, len(pieces), names)
 
-    async def _worked(self, size: int, work: Callable[[], T]) -> T:
+    async def worked(self, size: int, work: Callable[[], T]) -> T:
+        """Do some of the work of a write of so many bytes: on a worker where it may take long."""
         return await self._workers.run(work) if size > IN_PLACE_BYTES_MAX else work()
 
     async def _fitting_table(self, lines: TableLines, until_ms: float) -> TableInfo:

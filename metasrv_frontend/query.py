@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import re
+from collections.abc import Coroutine
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +33,7 @@ from metasrv_frontend.core.statements import (
 from metasrv_frontend.ingest import Ingest
 
 TABLES_OF_QUERY_MAX = 64
+TELL_MS = 250.0
 Output = pa.Table | dict[str, Any]
 
 
@@ -62,7 +64,14 @@ class Queries:
         self._workers = workers
         self._engine = Engine(config.query_bytes_max)
         self._pool = Pool(config.queries_bytes_max)
-        self._running = 0
+        self._running: set[asyncio.Task[pa.Table]] = set()
+
+    async def stop(self) -> None:
+        """Give up what runs."""
+        tasks = list(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def execute(self, statement: Statement, strong: bool, until_ms: float) -> Output:
         """Run one statement.
@@ -70,13 +79,9 @@ class Queries:
         Raises QueryFailed, BadInput, Refused, Unknown, RegionUnreadable, TooMuchData, NotWritten.
         """
         if statement.verb in QUERIES:
-            if self._running >= self._config.in_flight_queries_max:
-                raise Busy(self._running)
-            self._running += 1
-            try:
-                return await self._select(statement, strong, until_ms)
-            finally:
-                self._running -= 1
+            if len(self._running) >= self._config.in_flight_queries_max:
+                raise Busy(len(self._running))
+            return await self._by_deadline(self._select(statement, strong, until_ms), until_ms)
         parsed = parse(statement)
         left_ms = max(1.0, until_ms - self._clock.now_ms())
         match parsed:
@@ -92,7 +97,28 @@ class Queries:
             case Describe(name):
                 return description(await self._known_table(name, left_ms))
             case Insert():
-                return affected(await self._insert(parsed, until_ms))
+                return affected(await self._insert(parsed, len(statement.text), until_ms))
+
+    async def _by_deadline(self, query: Coroutine[Any, Any, pa.Table], until_ms: float) -> pa.Table:
+        """The query's result, or its refusal. What cannot be stopped when its time is over goes on being counted."""
+        task = asyncio.get_running_loop().create_task(query)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        # A little longer: whoever waits for regions says which when the deadline comes.
+        within_ms = max(0.0, until_ms - self._clock.now_ms()) + TELL_MS
+        try:
+            done, _ = await asyncio.wait({task}, timeout=within_ms / 1000)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not done:
+            raise _late()
+        return task.result()
+
+    def _ended(self, task: "asyncio.Task[pa.Table]") -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody asks any more
 
     async def _create(self, create: CreateTable, left_ms: float) -> None:
         try:
@@ -117,9 +143,10 @@ class Queries:
                 raise NoSuchTable(name) from refused
             raise
 
-    async def _insert(self, insert: Insert, until_ms: float) -> int:
+    async def _insert(self, insert: Insert, size: int, until_ms: float) -> int:
         table = await self._known_table(insert.table, max(1.0, until_ms - self._clock.now_ms()))
-        batch = await self._workers.run(functools.partial(rows_to_batch, insert, table.schema, self._ingest.now_ns()))
+        made = functools.partial(rows_to_batch, insert, table.schema, self._ingest.now_ns())
+        batch = await self._ingest.worked(size, made)
         pieces = split(table, batch, partitions_of_batch(table, batch))
         await self._ingest.write_pieces(pieces, dict.fromkeys(pieces, table.name), until_ms)
         return batch.num_rows
@@ -187,7 +214,11 @@ class Queries:
                 f"the answer is bigger than {self._config.query_bytes_max} bytes (query_bytes_max): add a LIMIT"
             )
         if self._clock.now_ms() > until_ms:
-            raise QueryFailed(Code.ENGINE_EXECUTE_QUERY, "the deadline of the request is over")
+            raise _late()
+
+
+def _late() -> QueryFailed:
+    return QueryFailed(Code.ENGINE_EXECUTE_QUERY, "the deadline of the request is over")
 
 
 def _like(name: str, pattern: str | None) -> bool:

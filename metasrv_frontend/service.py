@@ -26,6 +26,7 @@ from metasrv_frontend.query import Queries
 
 log = structlog.get_logger()
 WORKER_THREADS = 4
+QUERY_THREADS = 4  # apart from those of writes: a query that takes long keeps no write waiting
 STOP_MS_MAX = 5_000
 STOP_LOOK_MS = 10
 
@@ -41,19 +42,20 @@ class Frontend:
         self.metrics = Metrics()
         self.routes = RouteClient(config.metasrv, config.cluster_id, config.tls, clock, config.node_id)
         self._workers = ThreadWorkers("frontend", WORKER_THREADS)
+        self._query_workers = ThreadWorkers("queries", QUERY_THREADS)
         self._waits = RouteWaits(self.routes, clock)
         self._nodes = Datanodes(config.cluster_id, config.tls)
         writer = Writer(self.routes, self._waits, self._nodes, clock, self.metrics)
         scanner = Scanner(self.routes, self._waits, self._nodes, clock, self.metrics)
         ingest = Ingest(config, self.routes, writer, clock, self._workers)
-        queries = Queries(config, self.routes, scanner, ingest, clock, self._workers)
+        self._queries = Queries(config, self.routes, scanner, ingest, clock, self._query_workers)
         self.app = Starlette(
             routes=[
                 Route("/health", self._health),
                 Route("/ready", self._ready),
                 Route("/metrics", self._metrics),
                 *WriteApi(config, ingest, clock, self.metrics).routes(),
-                *SqlApi(config, queries, clock, self._workers, self.metrics).routes(),
+                *SqlApi(config, self._queries, clock, self._query_workers, self.metrics).routes(),
             ]
         )
         self.app.add_middleware(_Counted, self)
@@ -78,10 +80,12 @@ class Frontend:
             await self._clock.sleep(STOP_LOOK_MS)
         log.info("frontend_stopping", requests_cut=self._under_way)
         await self._http.stop()
+        await self._queries.stop()
         await self._waits.stop()
         await self._nodes.stop()
         await self.routes.stop()
         self._workers.close()
+        self._query_workers.close(wait=False)  # a query that takes long cannot be stopped, and changes nothing
         log.info("frontend_stopped")
 
     async def _health(self, _: Request) -> Response:

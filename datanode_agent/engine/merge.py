@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from groundwork.core.arrow import arrow_schema
-from groundwork.core.table import Role, Schema
+from groundwork.core.table import RESERVED_PREFIX, Role, Schema
 
-EPOCH = "_metasrv_epoch"
-SEQUENCE = "_metasrv_sequence"
+EPOCH = f"{RESERVED_PREFIX}epoch"
+SEQUENCE = f"{RESERVED_PREFIX}sequence"
 _ORDER_FIELDS = [pa.field(EPOCH, pa.uint64()), pa.field(SEQUENCE, pa.uint64())]
 _KEY_BITS_MAX = 62
 

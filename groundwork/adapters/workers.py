@@ -87,12 +87,12 @@ class ThreadWorkers:
         finally:
             self._outstanding -= 1
 
-    def close(self) -> None:
-        """Wait for the work that was given and stop."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop, and wait for the work that was given; or not, where it only reads: its threads end with the process."""
         self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
-        for thread in self._threads:
+        for thread in self._threads if wait else ():
             thread.join()
 
     def _serve(self) -> None:

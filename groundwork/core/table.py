@@ -18,6 +18,7 @@ COLUMN_TYPES: tuple[str, ...] = get_args(ColumnType)
 PARTITIONS_MAX = 10_000
 COLUMNS_MAX = 1_000
 NAME_BYTES_MAX = 255
+RESERVED_PREFIX = "_metasrv_"  # of the columns that datanodes add to each row: its place in the order of writes
 
 
 class Role(enum.IntEnum):
@@ -106,3 +107,10 @@ def check_columns(columns: Sequence[Column]) -> None:
     times = [c for c in columns if c.role is Role.TIME]
     if len(times) != 1 or times[0].type != "timestamp_ns":
         raise BadInput("columns", "a table has exactly one time column, of type timestamp_ns")
+
+
+def check_new_columns(columns: Iterable[Column]) -> None:
+    """Raise BadInput unless columns may be added: for those who ask, not for what replicas have committed."""
+    for c in columns:
+        if c.name.startswith(RESERVED_PREFIX):
+            raise BadInput(f"column {c.name}", f"names that begin with {RESERVED_PREFIX} are the datanodes' own")

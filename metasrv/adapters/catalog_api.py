@@ -3,7 +3,7 @@
 from typing import Any
 
 from groundwork.core.errors import BadInput, Refused, Unknown
-from groundwork.core.table import PARTITIONS_MAX, Column, Role, check_columns
+from groundwork.core.table import PARTITIONS_MAX, Column, Role, check_columns, check_new_columns
 from groundwork.core.wire import column_from_wire
 from metasrv.adapters.forward import Forwarder
 from metasrv.adapters.proposing import Proposer
@@ -150,7 +150,8 @@ class Catalog(CatalogServicer):
 
 
 def _columns(columns: Any, version: int) -> tuple[Column, ...]:
-    found = (column_from_wire(c) for c in columns)
+    found = [column_from_wire(c) for c in columns]
+    check_new_columns(found)
     return tuple(Column(c.name, c.type, c.role, version) for c in found)
 
 

@@ -8,6 +8,9 @@ from starlette.requests import Request
 
 from groundwork.core.errors import MetasrvError
 
+MEMBERS_MAX = 10_000  # of one gzip body: those who pack in parallel make one for 64 KiB or more
+PART_BYTES = 64 << 10  # unpacked at a time: what follows a member is copied at its end
+
 
 class TooLarge(MetasrvError):
     """One body is over its limit."""
@@ -83,18 +86,25 @@ async def read_body(request: Request, bytes_max: int, share: Share) -> bytes:
 def unzip(body: bytes, bytes_max: int) -> bytes:
     """Unpack gzip, of several members too. Raises TooLarge; UnknownEncoding for what is not gzip."""
     found = []
-    size = 0
-    while body:
+    size = at = members = 0
+    whole = memoryview(body)
+    while at < len(whole):
+        members += 1
+        if members > MEMBERS_MAX:
+            raise TooLarge(f"the body has more than {MEMBERS_MAX} gzip members")
         member = zlib.decompressobj(wbits=31)
-        try:
-            part = member.decompress(body, bytes_max - size + 1)
-        except zlib.error as error:
-            raise UnknownEncoding(f"the body is not gzip: {error}") from error
-        size += len(part)
-        if size > bytes_max:
-            raise TooLarge(f"the unpacked body has more than {bytes_max} bytes")
-        if not member.eof:
-            raise UnknownEncoding("the gzip body is cut short")
-        found.append(part)
-        body = member.unused_data
+        while not member.eof:
+            packed = whole[at : at + PART_BYTES]
+            if not packed:
+                raise UnknownEncoding("the gzip body is cut short")
+            try:
+                part = member.decompress(packed, bytes_max - size + 1)
+            except zlib.error as error:
+                raise UnknownEncoding(f"the body is not gzip: {error}") from error
+            size += len(part)
+            if size > bytes_max:
+                raise TooLarge(f"the unpacked body has more than {bytes_max} bytes")
+            at += len(packed)
+            found.append(part)
+        at -= len(member.unused_data)
     return b"".join(found)

@@ -6,7 +6,8 @@ region's answer back. Everything is bounded: requests under way for each node, b
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -54,11 +55,12 @@ class _Link:
         self._running_alone = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._pump_due = False
+        self.scans = 0  # under way
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits here or is under way."""
-        return not (self._tasks or self._together or self._alone)
+        return not (self._tasks or self._together or self._alone or self.scans)
 
     def submit(self, item: _Item, alone: bool) -> None:
         """Queue an item. It leaves after the callers that are ready now have queued theirs too."""
@@ -163,13 +165,18 @@ class Datanodes:
         self._link(route).submit(item, alone=retried or route.phase is not Phase.SERVING)
         return item.answer
 
-    def stub(self, route: Route) -> "datanode_pb2_grpc.DatanodeAsyncStub":
-        """The datanode's calls, for scans."""
-        return self._link(route).stub
+    @contextmanager
+    def scanning(self, route: Route) -> "Iterator[tuple[datanode_pb2_grpc.DatanodeAsyncStub, datanode_pb2.Target]]":
+        """The owner's calls, and to whom to address them, for one scan. Its channel stays open meanwhile.
 
-    def target(self, route: Route) -> datanode_pb2.Target:
-        """To whom a request is addressed."""
-        return self._link(route).target
+        A channel that is closed under a call ends it as if the caller had been cancelled.
+        """
+        link = self._link(route)
+        link.scans += 1
+        try:
+            yield link.stub, link.target
+        finally:
+            link.scans -= 1
 
     async def stop(self) -> None:
         """Cancel what is under way and close the channels."""

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from groundwork.core.errors import BadInput
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "sec": 1_000, "m": 60_000, "min": 60_000}
+_WHOLE = re.compile(r"[0-9]{1,9}")
 _TIMEOUT = re.compile(r"(\d{1,9})(ms|s|sec|m|min)")
 
 
@@ -14,7 +15,7 @@ def deadline_of(request: Request, default_ms: int, max_ms: int) -> int:
     """Milliseconds from now: `x-deadline-ms: 5000`, or `x-greptime-timeout: 5s`. Raises BadInput."""
     stated = request.headers.get("x-deadline-ms")
     if stated is not None:
-        if not stated.isdigit() or not 0 < int(stated) <= max_ms:
+        if not _WHOLE.fullmatch(stated) or not 0 < int(stated) <= max_ms:
             raise BadInput("x-deadline-ms", f"{stated!r} is not 1 to {max_ms}")
         return int(stated)
     timeout = request.headers.get("x-greptime-timeout")

@@ -162,9 +162,16 @@ class Scanner:
     ) -> list[pa.RecordBatch] | Refusal:
         asked = datanode_pb2.ScanRequest()
         asked.CopyFrom(request)
-        asked.target.CopyFrom(self._nodes.target(route))
         asked.epoch = route.epoch
-        stream = self._nodes.stub(route).Scan(asked, timeout=max(0.001, left_ms / 1000))
+        with self._nodes.scanning(route) as (stub, target):
+            asked.target.CopyFrom(target)
+            return await self._collect(stub.Scan(asked, timeout=max(0.001, left_ms / 1000)), route, budget)
+
+    async def _collect(
+        self, stream: "grpc.aio.UnaryStreamCall[datanode_pb2.ScanRequest, datanode_pb2.ScanReply]", route: Route,
+        budget: Budget,
+    ) -> list[pa.RecordBatch] | Refusal:  # fmt: skip
+        """All batches of one stream, which ends here; they stay in the budget, or a refusal and nothing does."""
         pieces: list[bytes] = []
         held = 0
         kept = False

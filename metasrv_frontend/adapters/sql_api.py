@@ -26,6 +26,7 @@ from metasrv_frontend.query import Busy, Output, Queries
 
 log = structlog.get_logger()
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
+OUTPUT_BYTES, ROW_BYTES = 500, 200  # of what is no table, about
 FORMATS = ("greptimedb_v1", "json", "arrow")
 
 
@@ -52,10 +53,7 @@ class SqlApi:
         try:
             until_ms = start_ms + deadline_of(request, self._config.deadline_ms, self._config.deadline_ms_max)
             asked = await self._parameters(request)
-            outputs = [
-                await self._queries.execute(statement, asked.get("consistency") == "strong", until_ms)
-                for statement in statements(asked["sql"])
-            ]
+            outputs = await self._run_all(asked, until_ms)
             took_ms = self._clock.now_ms() - start_ms
             response = await self._workers.run(
                 functools.partial(_answer, asked.get("format", "json"), outputs, took_ms, self._config.query_rows_max)
@@ -67,6 +65,24 @@ class SqlApi:
         self._metrics.requests.labels("sql", str(response.status_code)).inc()
         self._metrics.query_seconds.observe((self._clock.now_ms() - start_ms) / 1000)
         return response
+
+    async def _run_all(self, asked: dict[str, str], until_ms: float) -> list[Output]:
+        """What each statement came to: together no more than one query may hold."""
+        outputs: list[Output] = []
+        size = 0
+        for statement in statements(asked["sql"]):
+            output = await self._queries.execute(statement, asked.get("consistency") == "strong", until_ms)
+            if asked.get("format") == "arrow":  # which answers the last one only
+                outputs = [output]
+                continue
+            outputs.append(output)
+            size += _size(output)
+            if size > self._config.query_bytes_max:
+                raise TooMuchData(
+                    f"the answers of these statements are together bigger than {self._config.query_bytes_max} bytes "
+                    "(query_bytes_max): add a LIMIT, or send them one by one"
+                )
+        return outputs
 
     async def _parameters(self, request: Request) -> dict[str, str]:
         asked = dict(request.query_params)
@@ -94,16 +110,21 @@ def _answer(form: str, outputs: list[Output], took_ms: float, rows_max: int) -> 
     if form == "arrow":
         last = outputs[-1]
         return Response(_arrow(last if isinstance(last, pa.Table) else _as_table(last)), media_type=ARROW_STREAM)
-    shaped: list[dict[str, Any]] = []
-    for output in outputs:
-        if isinstance(output, pa.Table) and output.num_rows > rows_max:
-            raise TooMuchData(
-                f"the answer has {output.num_rows} rows, of at most {rows_max} (query_rows_max): add a LIMIT, "
-                "or ask for format=arrow"
-            )
-        shaped.append(records(output) if isinstance(output, pa.Table) else output)
+    rows = sum(output.num_rows for output in outputs if isinstance(output, pa.Table))
+    if rows > rows_max:
+        raise TooMuchData(
+            f"the answer has {rows} rows, of at most {rows_max} (query_rows_max): add a LIMIT, or ask for format=arrow"
+        )
+    shaped = [records(output) if isinstance(output, pa.Table) else output for output in outputs]
     headers = {"x-greptime-format": "greptimedb_v1", "x-greptime-execution-time": str(int(took_ms))}
     return Response(success(shaped, took_ms), headers=headers, media_type="application/json")
+
+
+def _size(output: Output) -> int:
+    """About how many bytes an output holds."""
+    if isinstance(output, pa.Table):
+        return output.nbytes
+    return OUTPUT_BYTES + ROW_BYTES * len(output.get("records", {}).get("rows", ()))
 
 
 def _arrow(table: pa.Table) -> bytes:

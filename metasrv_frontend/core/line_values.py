@@ -4,13 +4,14 @@ import re
 from typing import NoReturn
 
 from groundwork.core.errors import BadInput
-from groundwork.core.table import NAME_BYTES_MAX, ColumnType
+from groundwork.core.table import NAME_BYTES_MAX, RESERVED_PREFIX, ColumnType
 
 I64_MIN, I64_MAX, U64_MAX = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1
 TIME_NS_MAX = I64_MAX - 1  # time ranges end exclusively, so the last nanosecond could never be asked for
 STRING_BYTES_MAX = 64 << 10
 INTEGER = re.compile(rb"[+-]?\d+")
 _FLOAT = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_RESERVED = RESERVED_PREFIX.encode()
 _TRUE = frozenset((b"t", b"T", b"true", b"True", b"TRUE"))
 _FALSE = frozenset((b"f", b"F", b"false", b"False", b"FALSE"))
 
@@ -59,6 +60,10 @@ def checked_name(raw: bytes, number: int, what: str) -> str:
     """A name of a table or column, or BadLine."""
     if not 0 < len(raw) <= NAME_BYTES_MAX:
         raise BadLine(number, f"the {what} name {show(raw)} is not 1 to {NAME_BYTES_MAX} bytes long")
+    if what != "measurement" and raw.startswith(_RESERVED):
+        raise BadLine(
+            number, f"the {what} name {show(raw)} begins with {RESERVED_PREFIX}, which datanodes use themselves"
+        )
     return decoded(raw, number, f"the {what} name")
 
 

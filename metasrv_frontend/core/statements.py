@@ -1,12 +1,22 @@
 """The statements that are not queries: CREATE TABLE, DROP TABLE, SHOW, DESCRIBE and INSERT with plain values."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
 from groundwork.core.arrow import arrow_schema
-from groundwork.core.table import PARTITIONS_MAX, Column, ColumnType, Role, Schema, check_columns
+from groundwork.core.table import (
+    PARTITIONS_MAX,
+    Column,
+    ColumnType,
+    Role,
+    Schema,
+    check_columns,
+    check_new_columns,
+)
+from metasrv_frontend.core.line_values import TIME_NS_MAX
 from metasrv_frontend.core.sql_words import (
     BadValue,
     Kind,
@@ -148,6 +158,7 @@ def _create(reader: Reader) -> CreateTable:
         raise SqlSyntax("the time index is part of every row's key already: leave it out of PRIMARY KEY")
     columns = tuple(Column(name, kind, roles[name]) for name, kind in types.items())
     check_columns(columns)
+    check_new_columns(columns)
     if not set(partition_columns) <= set(keys):
         raise BadValue("PARTITION BY HASH names columns of the primary key")
     return CreateTable(table, columns, tuple(partition_columns), partitions, if_not_exists)
@@ -237,14 +248,24 @@ def _literal(reader: Reader) -> Literals:
     sign = "-" if reader.accept("-") else ""
     word: Word = reader.next("a value")
     if word.kind is Kind.NUMBER:
-        text = sign + word.text
-        return int(text) if text.lstrip("-").isdigit() else float(text)
+        return _number(sign + word.text)
     if not sign and word.kind in (Kind.STRING, Kind.QUOTED):
         return word.text
     known: dict[str, Literals] = {"TRUE": True, "FALSE": False, "NULL": None}
     if not sign and word.text.upper() in known:
         return known[word.text.upper()]
     raise SqlSyntax(f"{word.text!r} is not a plain value: a number, a string, TRUE, FALSE or NULL")
+
+
+def _number(text: str) -> int | float:
+    """A whole number or a float. Raises BadValue for what is cut short, and what neither can hold."""
+    try:
+        value = int(text) if text.lstrip("-").isdigit() else float(text)
+    except ValueError as error:  # also from int(), for thousands of digits
+        raise BadValue(f"{text[:30]!r} is not a number: {error}") from error
+    if isinstance(value, float) and math.isinf(value):
+        raise BadValue(f"{text[:30]!r} is too big for a float")
+    return value
 
 
 def rows_to_batch(insert: Insert, schema: Schema, now_ns: int) -> pa.RecordBatch:
@@ -284,6 +305,8 @@ def _array(values: list[Literals], kind: pa.DataType, column: Column) -> "pa.Arr
         if column.type == "timestamp_ns":
             times: list[Any] = values
             parts = [pa.scalar(v).cast(kind).cast(pa.int64()).as_py() for v in times]
+            if max(parts) > TIME_NS_MAX:
+                raise BadValue(f"column {column.name!r}: {max(parts)} is outside the years 1677 to 2262")
             return pa.array(parts, pa.int64()).cast(kind)
         return pa.array([float(v) if column.type == "float64" and v is not None else v for v in values], kind)
     except (pa.ArrowInvalid, OverflowError) as error:

@@ -86,6 +86,7 @@ class NodeView(Struct, frozen=True):
     why_unwell: str = ""
     unflushed_bytes: int = 0
     hung_lanes: tuple[int, ...] = ()  # open, and their appends hang while others of the node work
+    doubtful: bool = False  # its proof of work is half as old as would condemn it: it may be the next (T17)
     opening: bool = False  # registered and heard, but not all of its lanes are open yet: it can acknowledge nothing
 
 
@@ -298,7 +299,8 @@ class LeaseBook:
         node, config = state.nodes[node_id], state.config
         silent = self.silence_ms(node_id, node.incarnation, now_ms)
         memory = self._nodes[node_id]
-        why = _unwell(memory.beat, config)
+        why = _unwell(memory.beat, config.unwell_ms)
+        doubtful = bool(_unwell(memory.beat, config.unwell_ms / 2))
         beat = memory.beat if memory.beat and memory.beat.incarnation == node.incarnation else None
         up = node.status is NodeStatus.UP and silent < config.lease_ms
         if not up or why:
@@ -316,17 +318,19 @@ class LeaseBook:
             lanes = [i for i in lanes if i in good]
         unflushed = beat.unflushed_bytes if beat else 0
         hung = _hung(beat, config) if beat and not why else ()
-        return NodeView(node_id, silent, memory.known, not why, settled, tuple(lanes), why, unflushed, hung, opening)
+        return NodeView(
+            node_id, silent, memory.known, not why, settled, tuple(lanes), why, unflushed, hung, doubtful, opening
+        )
 
 
-def _unwell(beat: Beat | None, config: Config) -> str:
+def _unwell(beat: Beat | None, unwell_ms: float) -> str:
     """Why the node's own proof of work condemns it, or "" (T5, T6, T7). A lane without an OPEN yet proves nothing."""
     if beat is None:
         return ""
-    if beat.store_probe_age_ms >= config.unwell_ms:
+    if beat.store_probe_age_ms >= unwell_ms:
         return f"its last good object-store probe is {beat.store_probe_age_ms:,} ms old"
     opened = [h for h in beat.lanes if h.open]
-    if opened and min(h.append_age_ms for h in opened) >= config.unwell_ms:
+    if opened and min(h.append_age_ms for h in opened) >= unwell_ms:
         return f"no append on any lane became durable for {min(h.append_age_ms for h in opened):,} ms"
     return ""
 

@@ -1,7 +1,8 @@
 """Which lane of which datanode takes what: the room that is left, and the order in which it is given away.
 
 Spread is by load against stated capacity, so that what a site loses ends up on all others alike; a node that settled
-comes before one that has just returned (T16); a datanode that has not been heard for a while takes nothing (T18).
+comes before one that has just returned (T16), and one that works before one that may be the next to be given up (T17);
+a datanode that has not been heard for a while takes nothing (T18).
 """
 
 from collections.abc import Collection, Iterable
@@ -44,6 +45,7 @@ class Pool:
         self._free: dict[str, int] = {}
         self._capacity: dict[str, int] = {}
         self._settled: dict[str, bool] = {}
+        self._doubtful: dict[str, bool] = {}
         self._heard: dict[str, bool] = {}
         self._lanes: dict[str, dict[Lane, int]] = {}
         inbound: dict[str, int] = {}
@@ -65,6 +67,7 @@ class Pool:
             self._capacity[node.node_id] = node.capacity_regions or UNLIMITED
             self._free[node.node_id] = max(0, self._capacity[node.node_id] - used)
             self._settled[node.node_id] = view.settled
+            self._doubtful[node.node_id] = view.doubtful
             self._heard[node.node_id] = view.known
             self._lanes[node.node_id] = usable
 
@@ -90,7 +93,7 @@ class Pool:
         fitting = [n for n in names if self._free[n] >= count and (self._heard[n] or n == home or not home)]
         if not fitting:
             return None
-        best = min(fitting, key=lambda n: (n != home, not self._settled[n], self.load(n, count), n))
+        best = min(fitting, key=lambda n: (n != home, self._doubtful[n], not self._settled[n], self.load(n, count), n))
         return self.put(best, count)
 
     def put(self, node_id: str, count: int) -> Lane:
@@ -104,7 +107,7 @@ class Pool:
     def roomiest(self, only: Iterable[str] | None = None) -> tuple[str, int] | None:
         """The node with the most room, and how much; None when nothing fits anywhere."""
         names = [n for n in (self._free if only is None else only) if n in self._free and self._heard[n]]
-        best = max(names, key=lambda n: (self._settled[n], self._free[n], n), default=None)
+        best = max(names, key=lambda n: (not self._doubtful[n], self._settled[n], self._free[n], n), default=None)
         best = best if best and self._free[best] else max(names, key=lambda n: (self._free[n], n), default=None)
         return (best, self._free[best]) if best and self._free[best] else None
 

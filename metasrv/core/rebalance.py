@@ -22,7 +22,7 @@ def plan_rebalance(state: State, inventory: Inventory, wall_ms: int, tried: Coll
         return []
     pool = Pool(state, inventory)
     calm = [n for n in pool.nodes() if not pause_of(state, wall_ms, n)]
-    targets = [n for n in calm if inventory[n].settled]
+    targets = [n for n in calm if inventory[n].settled and not inventory[n].doubtful]
     if not targets or any(n.status is NodeStatus.SUSPECT for n in state.nodes.values()):
         return []
     counts = {n: state.node_region_count(n) for n in calm}
@@ -34,9 +34,11 @@ def plan_rebalance(state: State, inventory: Inventory, wall_ms: int, tried: Coll
     gap = loads[fullest] - loads[emptiest]
     if fullest == emptiest or gap <= state.config.rebalance_spread * mean:
         return []
-    # Each move closes the gap from both sides; stop half way, and never turn the order round.
-    per_move = 1 / capacity[fullest] + 1 / capacity[emptiest]
-    moves = min(state.config.rebalance_moves_max, int(gap / per_move))
+    # Each move closes the gap from both sides; stop half way, and never turn the order round. In whole numbers: as
+    # fractions a gap of exactly one move can come to 0.9999 moves.
+    full, empty = capacity[fullest], capacity[emptiest]
+    level = (counts[fullest] * empty - counts[emptiest] * full) // (full + empty)
+    moves = min(state.config.rebalance_moves_max, level)
     regions = [r for r in _serving(state, fullest) if r not in tried][:moves]
     placements = [Placement(r, lane) for r in regions if (lane := pool.take(1, only=[emptiest]))]
     if not placements:

@@ -208,7 +208,10 @@ class Supervisor:
     def _unwell(
         self, state: State, inventory: Inventory, wall_ms: int, ended: set[str]
     ) -> tuple[list[Ended], list[Lane], list[Decision]]:
-        """Those that live and do no work (T5, T6, T7), unless so many that what they share must be down."""
+        """Those that live and do no work (T5, T6, T7), unless so many that what they share must be down.
+
+        They do not come to be unwell at one instant: those that are half-way there count among the many (T17).
+        """
         up = [n for n in state.nodes.values() if n.status is NodeStatus.UP and n.node_id not in ended]
         busy = [n for n in up if state.node_region_count(n.node_id)]
         sick = [n for n in busy if not inventory[n.node_id].well and not pause_of(state, wall_ms, n.node_id)]
@@ -220,10 +223,10 @@ class Supervisor:
         ]
         if not sick:
             self._said.pop("unwell", None)
-        all_sick = sum(not inventory[n.node_id].well for n in up)
+        all_sick = sum(inventory[n.node_id].doubtful for n in up)
         if sick and all_sick > state.config.breaker_fraction * len(up):
             said = (
-                f"{all_sick} of {len(up)} datanodes are unwell at once, first {sick[0].node_id} "
+                f"{all_sick} of {len(up)} datanodes are unwell at once, or soon will be, first {sick[0].node_id} "
                 f"({inventory[sick[0].node_id].why_unwell}): what they share is down, so nothing is moved"
             )
             key = ",".join(n.node_id for n in sick)

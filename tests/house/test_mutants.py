@@ -30,5 +30,6 @@ def test_a_planted_defect_can_be_planted(mutant: Mutant) -> None:
     for test in mutant.by:
         path, _, name = test.partition("::")
         source = (ROOT / path).read_text()
-        names = {n.name for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)}
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        names = {n.name for n in ast.walk(ast.parse(source)) if isinstance(n, functions)}
         assert not name or re.sub(r"\[.*", "", name) in names, f"{path} has no test {name}"

@@ -37,12 +37,15 @@ class Stage(World):
     """See the module docstring. `tell(story)` once; `datanodes` is how many, or the number of the site of each."""
 
     def __init__(
-        self, seed: int = 1, *, datanodes: int | tuple[int, ...] = 3, keys: int = 4, regions: int = 4, lanes: int = 1
-    ) -> None:
+        self, seed: int = 1, *, datanodes: int | tuple[int, ...] = 3, keys: int = 4, regions: int = 4, lanes: int = 1,
+        capacity: int = 10_000,
+    ) -> None:  # fmt: skip
         super().__init__(seed, active_s=0.0)
         sites = datanodes if isinstance(datanodes, tuple) else tuple(1 + n % 3 for n in range(datanodes))
         self._sites = {f"dn-{n}": site for n, site in enumerate(sites, 1)}
         self.datanodes = [DatanodeHost(self, f"dn-{n}", n) for n in range(1, len(sites) + 1)]
+        for datanode in self.datanodes:
+            datanode.capacity_regions = capacity
         self.regions, self.lanes = regions, lanes
         self.clients.keys = [f"key-{n}" for n in range(keys)]
         self.fabric.delay_s = (0.001, 0.003)

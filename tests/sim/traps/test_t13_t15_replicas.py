@@ -1,4 +1,4 @@
-"""T13 to T15: what a replica believes of itself and of its peers comes from its configuration, and from nothing else."""
+"""T13 to T15: what a replica believes of itself and of its peers comes from its configuration only."""
 
 from tests.sim.hosts import RESTART_S, MetasrvHost
 from tests.sim.traps.stage import BEAT_S, DRIFT, ELECTION_S, HAND_OFF_S, LEASE_S, TICK_S, Stage

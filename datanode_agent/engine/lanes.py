@@ -51,7 +51,11 @@ class OwnLane:
 
     async def open(self) -> None:
         """Put the OPEN mark. Raises Sealed, StoreUnavailable."""
-        self._writer = await self._context.logs.open_writer(self.lane, self.sink)
+        writer = await self._context.logs.open_writer(self.lane, self.sink)
+        if self.sealed:  # the start came to nothing while this mark was put
+            await writer.close()
+            raise Sealed(f"lane {self.lane} was given up before it was open")
+        self._writer = writer
         self.end = max(self.end, self._writer.next_position)
         self.last_append_ms = self._context.clock.now_ms()
 

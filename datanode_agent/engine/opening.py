@@ -19,6 +19,7 @@ from datanode_agent.engine.manifests import Manifests
 from datanode_agent.engine.memtable import readable
 from datanode_agent.engine.region import Region, lane_of
 from datanode_agent.engine.replaying import Replays
+from datanode_agent.engine.waiting import while_unavailable
 from groundwork.core import marks
 from groundwork.core.entry import Entry, Kind
 from groundwork.core.errors import Damaged, MetasrvError, Trimmed
@@ -206,8 +207,19 @@ class Opener:
             mine = (stay.lane.node_id, stay.lane.incarnation) == (self._context.node_id, self._context.incarnation)
             if stay.end is None and mine and stay.key not in ends and stay.lane not in over:
                 own = self._context.lanes[stay.lane.index]
-                barrier = Entry(Kind.BARRIER, region.region_id, region.epoch, 0, 0, 0, b"")
-                ends[stay.key] = await own.append(barrier) + 1
+                ends[stay.key] = await self._behind(own, region) + 1
+
+    async def _behind(self, own: OwnLane, region: Region) -> int:
+        """The position of a barrier in a lane of one's own. Waits for as long as the store is unavailable."""
+        barrier = Entry(Kind.BARRIER, region.region_id, region.epoch, 0, 0, 0, b"")
+        config = self._context.config
+
+        def note(why: str) -> None:
+            log.warning("claim_waits", region_id=region.region_id, lane=str(own.lane), why=why)
+
+        return await while_unavailable(
+            self._context.clock, config.retry_ms, config.retry_ms_max, lambda: own.append(barrier), note
+        )
 
     # ---------------------------------------------------------------- replay
 

@@ -218,6 +218,9 @@ class Orders:
             self.fail(region, "lane_over", f"lane {order.lane_index} of this incarnation takes no appends")
             return
         opened = await self._opener.open(region, order, lane, warm, region.known_version)
+        if lane.sealed:  # since it was looked at: this region was not among those that were told
+            self.fail(region, "lane_over", f"lane {lane.lane} ended while the region was opened there")
+            return
         metrics = self._context.metrics
         metrics.open_ms.observe(self._context.clock.now_ms() - began_ms)
         metrics.seal_ms.observe(opened.seal_ms)

@@ -141,8 +141,9 @@ class Scanner:
             yield pb.ScanReply(refused=self._refuse(request, pb.BAD_REQUEST, plan))
             return
         schema = pa.schema([arrow_schema(plan.schema).field(name) for name in plan.columns])
-        yield pb.ScanReply(ipc=schema.serialize().to_pybytes())
         with region.reading(s.key for s in snapshot.manifest.ssts):
+            # Held before the first piece leaves: a slow caller may take longer than the files stay otherwise.
+            yield pb.ScanReply(ipc=schema.serialize().to_pybytes())
             try:
                 async for message in self._pieces(snapshot, plan, request.limit):
                     refusal = self._may_leave(region, request)

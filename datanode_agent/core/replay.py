@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from datanode_agent.core.memory import ENTRY_OVERHEAD_BYTES
 from groundwork.core.entry import BadEntry, Kind, iter_entries
 from groundwork.core.ports import Chunk
 
@@ -47,6 +48,7 @@ class Demux:
         self.chunks = 0
         self.entries = 0
         self.bytes = 0
+        self.held_bytes = 0  # of the entries collected, as the memory budget counts them
 
     @property
     def start(self) -> int:
@@ -76,6 +78,7 @@ class Demux:
             collected[entry.region].append(
                 Row(position, entry.epoch, entry.sequence, entry.rows, entry.schema_version, entry.payload)
             )
+            self.held_bytes += len(entry.payload) + ENTRY_OVERHEAD_BYTES
         if damage is not None and not any(d.position == position for d in self.damage):
             # The chunk as a whole fails, though each entry that can be seen is whole: entries may be missing.
             self.damage.append(Damage(position, damage))
@@ -85,6 +88,17 @@ class Demux:
         rows = [row for row in self._rows.get(region_id, []) if start <= row.position < end]
         damage = [d for d in self.damage if start <= d.position < end and not unbroken(rows, d.position)]
         return Found(rows, damage)
+
+    def held_by(self, region_id: int) -> int:
+        """As held_bytes, of one region."""
+        return sum(len(row.payload) + ENTRY_OVERHEAD_BYTES for row in self._rows.get(region_id, ()))
+
+    def give_up(self, region_id: int) -> int:
+        """Collect no more of a region, and let go what was collected: how much that was."""
+        freed = self.held_by(region_id)
+        self.held_bytes -= freed
+        del self._starts[region_id], self._rows[region_id]
+        return freed
 
     def forget(self, region_id: int) -> None:
         """The region has its rows, or needs them no more: chunks that nobody refers to can go."""

@@ -5,10 +5,11 @@ import structlog
 from datanode_agent.core.region_state import State
 from datanode_agent.engine.context import Context
 from datanode_agent.engine.manifests import Manifests
-from datanode_agent.engine.opening import CLAIM_ATTEMPTS_MAX, OpenFailed, Warm
+from datanode_agent.engine.opening import CLAIM_ATTEMPTS_MAX, OpenFailed
 from datanode_agent.engine.region import Region, lane_of, tell_lane
 from datanode_agent.engine.replaying import Replays
-from datanode_agent.engine.tailing import Tails
+from datanode_agent.engine.tailing import Tails, no_room
+from datanode_agent.engine.warm import Warm
 from groundwork.core.entry import Entry, Kind
 from groundwork.core.errors import StoreUnavailable, Trimmed
 from groundwork.core.manifest import Manifest, Origin, StayKey, Stop, drop
@@ -46,9 +47,8 @@ class Handover:
                 await self._closed_stays(region, manifest, warm)
             except Trimmed:
                 continue  # flushed and trimmed meanwhile: there is a newer manifest
-            warm[stay.key] = Warm(stay.covered, stay.covered)
             tail = self._tails.of(lane)
-            tail.join(region.region_id, warm[stay.key])
+            tail.join(region.region_id, self._begin(warm, stay.key, stay.covered, stay.covered))
             while not tail.lost(region.region_id):
                 if tail.caught_up(region.region_id) and not reported:
                     reported = True
@@ -68,9 +68,17 @@ class Handover:
                 replay.need(region_id, stay.covered, end)
         for stay, end, replay in missing:
             found = await replay.collect(region_id, stay.covered, end)
-            warm[stay.key] = whole = Warm(stay.covered, end)
-            whole.take(found)
+            self._begin(warm, stay.key, stay.covered, end).take(found)
+            if self._context.memory.crowded:
+                raise no_room(self._context.memory)
         self._replays.forget(region_id)
+
+    def _begin(self, warm: dict[StayKey, Warm], key: StayKey, start: int, until: int) -> Warm:
+        """Empty warm rows of a stay, in the place of older ones."""
+        if key in warm:
+            warm[key].drop()
+        warm[key] = Warm(start, until, self._context.memory)
+        return warm[key]
 
     def _report_prepared(self, region: Region, order: nodes_pb2.Order, warm: Warm) -> None:
         report = nodes_pb2.RegionReport(region_id=region.region_id, epoch=order.epoch)

@@ -16,8 +16,6 @@ from groundwork.core.arrow import arrow_schema, decode_spliced
 from groundwork.core.errors import Damaged
 from groundwork.core.table import Schema
 
-ENTRY_OVERHEAD_BYTES = 512
-
 
 class Live(NamedTuple):
     """One write of this process: its batch looks into the bytes that the client sent."""

@@ -7,8 +7,7 @@ below its own. It never seals a lane that metasrv has not ended.
 """
 
 import asyncio
-from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,6 +18,7 @@ from datanode_agent.engine.manifests import Manifests
 from datanode_agent.engine.memtable import readable
 from datanode_agent.engine.region import Region, lane_of
 from datanode_agent.engine.replaying import Replays
+from datanode_agent.engine.warm import Warm
 from datanode_agent.engine.waiting import while_unavailable
 from groundwork.core import marks
 from groundwork.core.entry import Entry, Kind
@@ -38,32 +38,6 @@ class OpenFailed(MetasrvError):
         super().__init__(message)
         self.kind = kind
         self.stay = stay
-
-
-@dataclass
-class Warm:
-    """What a preparing region tailed of one stay: its entries in [start, until)."""
-
-    start: int
-    until: int
-    rows: list[Row] = field(default_factory=list)  # in lane order
-    damage: list[Damage] = field(default_factory=list)
-    digest: Digest = NO_ROWS
-
-    def take(self, found: Found) -> None:
-        """Add what was found behind what is here."""
-        self.rows += found.rows
-        self.damage += found.damage
-        self.digest += digest(found.rows)
-
-    def between(self, start: int, end: int) -> tuple[list[Row], Digest]:
-        """The rows in [start, end). Mostly that is all of them, and then none of them is looked at."""
-        low = bisect_left(self.rows, start, key=lambda r: r.position)
-        high = bisect_left(self.rows, end, key=lambda r: r.position)
-        if high - low == len(self.rows):
-            return self.rows[:], self.digest  # a copy: a tail that still reads goes on adding to its list
-        rows = self.rows[low:high]
-        return rows, digest(rows)
 
 
 @dataclass

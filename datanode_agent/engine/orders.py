@@ -18,11 +18,12 @@ from datanode_agent.engine.flushing import Flusher
 from datanode_agent.engine.handover import Handover
 from datanode_agent.engine.lanes import OwnLane
 from datanode_agent.engine.manifests import Manifests
-from datanode_agent.engine.opening import Opener, OpenFailed, Warm
+from datanode_agent.engine.opening import Opener, OpenFailed
 from datanode_agent.engine.region import KINDS, OWNS, Region, tell_lane, view_of
 from datanode_agent.engine.replaying import Replays
 from datanode_agent.engine.tailing import Tails
 from datanode_agent.engine.waiting import Changed, outcome_seen, within
+from datanode_agent.engine.warm import WarmRegions
 from groundwork.core.entry import Entry, Kind
 from groundwork.core.errors import Damaged, LaneError, StoreUnavailable
 from groundwork.core.manifest import StayKey
@@ -47,7 +48,7 @@ class Orders:
         self._tails = Tails(context)
         self._opener = Opener(context, self.manifests, self._replays)
         self._handover = Handover(context, self.manifests, self._replays, self._tails)
-        self._warm: dict[int, dict[StayKey, Warm]] = {}
+        self._warm = WarmRegions()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------- orders in
@@ -207,7 +208,7 @@ class Orders:
 
     async def _open(self, region: Region, order: nodes_pb2.Order) -> None:
         began_ms = self._context.clock.now_ms()
-        warm = self._warm.get(region.region_id, {})
+        warm = self._warm.of(region.region_id)
         self._tails.leave(region.region_id)
         lane = self._context.lanes.get(order.lane_index)
         if order.kind == nodes_pb2.RESUME or region.served_epoch >= order.epoch:
@@ -256,7 +257,7 @@ class Orders:
         self._context.report(report)
 
     async def _prepare(self, region: Region, order: nodes_pb2.Order) -> None:
-        await self._handover.prepare(region, order, self._warm.setdefault(region.region_id, {}))
+        await self._handover.prepare(region, order, self._warm.of(region.region_id))
 
     async def _stop(self, region: Region, order: nodes_pb2.Order) -> None:
         region.epoch = max(region.epoch, order.epoch)
@@ -306,7 +307,7 @@ class Orders:
                 if region.state is not State.PREPARING:
                     self._replays.forget(region.region_id)
                     if region.state is not State.OPENING:
-                        self._warm.pop(region.region_id, None)
+                        self._warm.drop(region.region_id)
         if region.task is None:
             self.look_again(region)
 
@@ -327,7 +328,7 @@ class Orders:
     def _forget(self, region: Region) -> None:
         self._replays.forget(region.region_id)
         self._tails.leave(region.region_id)
-        self._warm.pop(region.region_id, None)
+        self._warm.drop(region.region_id)
         region.release()
 
     @staticmethod

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from datanode_agent.core.memory import ENTRY_OVERHEAD_BYTES
 from datanode_agent.core.region_state import Event, OrderView, RegionView, State, follow
 from datanode_agent.core.replay import Row
 from datanode_agent.engine.context import Context
 from datanode_agent.engine.lanes import OwnLane
-from datanode_agent.engine.memtable import ENTRY_OVERHEAD_BYTES, Frozen, Live, Memtable, Part, Replayed
+from datanode_agent.engine.memtable import Frozen, Live, Memtable, Part, Replayed
 from datanode_agent.engine.waiting import Changed
 from groundwork.core.check import require
 from groundwork.core.entry import Entry, Kind

@@ -4,15 +4,27 @@ import asyncio
 
 import structlog
 
+from datanode_agent.core.memory import MemoryBudget
 from datanode_agent.core.replay import Demux
 from datanode_agent.engine.context import Context
-from datanode_agent.engine.opening import Warm
+from datanode_agent.engine.opening import OpenFailed
 from datanode_agent.engine.waiting import Changed
+from datanode_agent.engine.warm import Warm
 from groundwork.core.errors import StoreUnavailable, Trimmed
 from groundwork.core.ids import Lane
 
 log = structlog.get_logger()
 POLL_SLOWDOWN_MAX = 20  # an idle lane is looked at this many times less often
+
+
+def no_room(memory: MemoryBudget) -> OpenFailed:
+    """The reason of a preparation that is given up for want of memory."""
+    return OpenFailed(
+        "memory_budget",
+        f"this datanode has no room for the rows that it would take over: {memory.used_bytes:,} of"
+        f" {memory.limit_bytes:,} bytes are used, {memory.tailed_bytes:,} of them by regions on their way here;"
+        " move fewer at a time, flush, or raise memory_budget_bytes",
+    )
 
 
 class LaneTail:
@@ -25,6 +37,7 @@ class LaneTail:
         self._members: dict[int, Warm] = {}
         self._joining: dict[int, Warm] = {}
         self._lost: set[int] = set()
+        self._no_room: dict[int, OpenFailed] = {}
         self._failure: Exception | None = None
         self._position = 0
         self._task: asyncio.Task[None] | None = None
@@ -32,6 +45,7 @@ class LaneTail:
     def join(self, region_id: int, warm: Warm) -> None:
         """Collect this region's entries from warm.start on."""
         self._lost.discard(region_id)
+        self._no_room.pop(region_id, None)
         self._joining[region_id] = warm
         if self._task is None or self._task.done():
             self._failure = None
@@ -49,8 +63,10 @@ class LaneTail:
     def lost(self, region_id: int) -> bool:
         """The lane was trimmed beyond what it had: it must start again from a newer manifest.
 
-        Raises what ended the tail for all, Damaged where the lane cannot be read.
+        Raises what ended the tail for all, Damaged where the lane cannot be read; OpenFailed where memory ended it.
         """
+        if region_id in self._no_room:
+            raise self._no_room.pop(region_id)
         if self._failure is not None:
             raise self._failure
         return region_id in self._lost
@@ -114,15 +130,38 @@ class LaneTail:
         into = dict(into)
         demux = Demux({region_id: max(w.start, w.until) for region_id, w in into.items()})
         position = demux.start if end is not None else max(self._position, demux.start)
-        async for chunk in self._context.logs.read(self.lane, position, end):
-            demux.feed(chunk)
-            position = max(position, chunk.position + 1)
+        memory, counted = self._context.memory, 0
+        self._make_room(into, demux)
+        try:
+            async for chunk in self._context.logs.read(self.lane, position, end):
+                demux.feed(chunk)
+                memory.tail(demux.held_bytes - counted)
+                self._make_room(into, demux)
+                counted = demux.held_bytes
+                position = max(position, chunk.position + 1)
+        finally:
+            memory.end_tail(counted)
         if end is None:
             self._position = max(self._position, position)
         for region_id, warm in into.items():
             found = demux.take(region_id, 0, 1 << 63)
             warm.take(found)
             warm.until = max(warm.until, position)
+
+    def _make_room(self, into: dict[int, Warm], demux: Demux) -> None:
+        """Past the memory budget the region that holds most is given up: it says why, and its owner goes on."""
+        memory = self._context.memory
+        while memory.crowded:
+            # One that left is being opened with what it has, up to where it has read.
+            mine = [r for r, warm in into.items() if warm in (self._members.get(r), self._joining.get(r))]
+            region_id = max(mine, key=lambda r: into[r].size_bytes + demux.held_by(r), default=None)
+            if region_id is None:
+                return
+            self._no_room[region_id] = no_room(memory)
+            self.leave(region_id)
+            into.pop(region_id).drop()
+            memory.end_tail(demux.give_up(region_id))
+            memory.gave_up()
 
 
 class Tails:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from datanode_agent.core.memory import ENTRY_OVERHEAD_BYTES
 from datanode_agent.core.region_state import State
 from datanode_agent.engine.context import Context
 from datanode_agent.engine.departed import Departed
 from datanode_agent.engine.flushing import Flusher, NotOwned
 from datanode_agent.engine.manifests import Fenced
-from datanode_agent.engine.memtable import ENTRY_OVERHEAD_BYTES
 from datanode_agent.engine.region import TAKES_APPENDS, Region
 from datanode_agent.engine.waiting import Changed, within
 from groundwork.core import marks

@@ -464,7 +464,7 @@ class RegionReport(_message.Message):
         STAY_EPOCH_FIELD_NUMBER: _builtins.int
         POSITION_FIELD_NUMBER: _builtins.int
         kind: _builtins.str
-        """fenced, lane_over, lane_not_over, newer_epoch, trimmed, damaged, store_unavailable"""
+        """fenced, lane_over, lane_not_over, newer_epoch, trimmed, damaged, store_unavailable; memory_budget: a target that gave up"""
         message: _builtins.str
         read_only: _builtins.bool
         """it stays open for reads"""

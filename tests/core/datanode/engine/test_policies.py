@@ -4,7 +4,7 @@ from datanode_agent.core import compaction
 from datanode_agent.core.flush_policy import Flush, LaneLoad, Limits, RegionLoad, choose, replay_ms, span_bytes
 from datanode_agent.core.memory import MemoryBudget
 from datanode_agent.core.replay import Demux, Digest, Found, Row, digest, unbroken
-from datanode_agent.engine.opening import Warm
+from datanode_agent.engine.warm import Warm
 from groundwork.core.entry import Entry, Kind, encode
 from groundwork.core.ids import Lane
 from groundwork.core.manifest import Sst
@@ -88,7 +88,8 @@ def test_demux_skips_what_is_covered_and_not_wanted() -> None:
 
 def test_warm_rows_are_told_without_a_look_at_each() -> None:
     """All of them with the digest that was kept; a part of them with a digest of its own."""
-    warm = Warm(1, 9)
+    budget = MemoryBudget(1_000)
+    warm = Warm(1, 9, budget)
     for positions in ((1, 2, 2), (5, 8)):
         warm.take(Found([Row(p, 7, p * 10, 2, p, b"xyz") for p in positions], []))
     assert warm.between(1, 9) == (warm.rows, digest(warm.rows)) == (warm.rows, Digest((7, 81), 8, 15))

@@ -41,6 +41,7 @@ ConsensusFactory = Callable[[StateMachine, grpc.aio.Server, CollectorRegistry], 
 HttpFactory = Callable[[Starlette, str], HttpFace]
 HEARD_TIMEOUT_MS_MAX = 300
 STORE_RETRY_MS = 500
+AWAKE_A_LEASE = 8  # how often in a lease a replica notes that it is awake; half a lease without that was an absence
 # After these the supervisor may have something to do at once.
 _POKES = frozenset(
     {"Register", "Release", "Suspect", "Clear", "Failover", "Drain", "Undrain", "StartMigration", "Resume", "restored"}
@@ -62,7 +63,7 @@ class Service:
         self.clock = clock
         self.metrics = Metrics()
         self.machine = Machine()
-        self.book = LeaseBook(config.node_id, config.peers)
+        self.book = LeaseBook(config.node_id, config.peers, config.timing.lease_ms)
         self._store = store
         self._peers = Peers(config.node_id, config.peers, config.tls)
         guard = Guard(
@@ -87,7 +88,7 @@ class Service:
             poke=self._poke.set,
         )
         self._http = http(self._faces.http_app(), config.http_listen)
-        self._loop_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Recover, listen, and begin. Raises BadInput, Damaged, ForeignCluster: one line for the operator each."""
@@ -108,17 +109,18 @@ class Service:
         await self._server.start()
         await self._http.start()
         self._faces.relay.start()
-        self._loop_task = asyncio.create_task(self._run(), name="leader-loop")
+        self._tasks = [
+            asyncio.create_task(self._run(), name="leader-loop"),
+            asyncio.create_task(self._stay_awake(), name="awake"),
+        ]
         log.info("started", listen=self.config.listen, http=self.config.http_listen, replicas=len(self.config.peers))
 
     async def failed(self) -> None:
         """Returns never; raises what ended the loop or the relay: a defect, or a state that is another cluster's."""
-        if self._loop_task is None:
+        if not self._tasks:
             return
-        parts = [
-            asyncio.ensure_future(asyncio.shield(self._loop_task)),
-            asyncio.ensure_future(self._faces.relay.failed()),
-        ]
+        parts = [asyncio.ensure_future(asyncio.shield(task)) for task in self._tasks]
+        parts.append(asyncio.ensure_future(self._faces.relay.failed()))
         try:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in ended:
@@ -129,9 +131,9 @@ class Service:
 
     async def stop(self) -> None:
         """Hand leadership over where there is a follower to take it, then stop."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._faces.close_streams()
         await self._faces.relay.stop()
         await self.consensus.stop()
@@ -170,19 +172,18 @@ class Service:
 
     async def _lead(self, term: int) -> None:
         """Judge nodes and carry procedures on until leadership ends."""
+        self.book.awake(self.clock.now_ms())  # it may have been elected on waking
         self.book.elected(self.clock.now_ms(), self._faces.replicas.past())
-        awake = asyncio.create_task(self._stay_awake(), name="awake")
-        try:
-            await self._judge(term)
-        finally:
-            awake.cancel()
-            await asyncio.gather(awake, return_exceptions=True)
+        await self._judge(term)
 
     async def _stay_awake(self) -> None:
-        """A leader that waits for a commit is not away: else slow commits would put off every failover (T3)."""
+        """Whoever slept heard nobody, and blames nobody for it (T3): also a follower, which is asked or elected next.
+
+        A leader that waits for a commit is not away: else slow commits would put off every failover.
+        """
         while True:
             self.book.awake(self.clock.now_ms())
-            await self.clock.sleep(self.config.timing.tick_ms)
+            await self.clock.sleep(self.config.timing.lease_ms / AWAKE_A_LEASE)
 
     async def _judge(self, term: int) -> None:
         supervisor = Supervisor(self.config.node_id, sorted(self.config.peers))

@@ -32,6 +32,7 @@ class Replicas(ReplicasServicer):
     async def Heard(self, request: replica_pb2.HeardRequest, context: Any) -> replica_pb2.HeardReply:
         """What did you hear, and how long ago?"""
         now_ms, past = self._clock.now_ms(), self.past()
+        self._book.awake(now_ms)  # the question may be what woke it
         heard = (
             replica_pb2.HeardNode(node_id=h.node_id, incarnation=h.incarnation, age_ms=max(0, int(h.age_ms)))
             for h in self._book.memory(now_ms)

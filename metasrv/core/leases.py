@@ -108,8 +108,8 @@ class _Memory(Struct):
 class LeaseBook:
     """The memory of one replica; see the module docstring."""
 
-    def __init__(self, replica_id: str, replicas: Iterable[str] = ()) -> None:
-        """`replica_id` is this replica's node id, one of `replicas`."""
+    def __init__(self, replica_id: str, replicas: Iterable[str] = (), lease_ms: int = Config().lease_ms) -> None:
+        """`replica_id` is this replica's node id, one of `replicas`. The lease holds until a state says another."""
         self._id = replica_id
         self._replicas = frozenset(replicas) | {replica_id}
         self._nodes: dict[str, _Memory] = {}
@@ -122,7 +122,7 @@ class LeaseBook:
         self._theirs: dict[str, set[str]] = {}  # replica -> nodes that it heard within a lease, as it last said
         self._ticked_ms: float | None = None
         self._credit_ms = 0.0  # given and not yet told
-        self._lease_ms = Config().lease_ms
+        self._lease_ms = lease_ms
 
     # --- every replica
 
@@ -152,6 +152,24 @@ class LeaseBook:
         memory.heard_at_ms = max(memory.heard_at_ms, at_ms) if memory.known else at_ms
         memory.known = True
         return memory
+
+    def awake(self, now_ms: float) -> None:
+        """Note that this replica is awake; every node is credited with a gap over half a lease (T3).
+
+        To be called all the time: by a leader that waits for a commit, which hears beats then and is not away, and by a
+        follower: what it did not hear while it slept must not be held against anybody, whoever asks it or elects it.
+        """
+        before, self._ticked_ms = self._ticked_ms, now_ms
+        if before is None or now_ms - before <= self._lease_ms / 2:
+            return
+        credit = now_ms - before
+        self._credit_ms += credit
+        for memory in self._nodes.values():
+            memory.heard_at_ms = min(now_ms, memory.heard_at_ms + credit)
+            memory.first_ms = min(now_ms, memory.first_ms + credit)
+        if self._elected_ms is not None:
+            self._elected_ms = min(now_ms, self._elected_ms + credit)
+        self._led_at_ms = {leader: min(now_ms, at_ms + credit) for leader, at_ms in self._led_at_ms.items()}
 
     def memory(self, now_ms: float) -> list[Heard]:
         """What this replica heard: the answer to Replicas.Heard."""
@@ -201,23 +219,6 @@ class LeaseBook:
         self.awake(now_ms)
         credit, self._credit_ms = self._credit_ms, 0.0
         return credit
-
-    def awake(self, now_ms: float) -> None:
-        """Note that the leader is awake; every node is credited with a gap over half a lease (T3).
-
-        To be called all the time, also while the leader waits for a commit: it hears beats then, and is not away.
-        """
-        before, self._ticked_ms = self._ticked_ms, now_ms
-        if before is None or now_ms - before <= self._lease_ms / 2:
-            return
-        credit = now_ms - before
-        self._credit_ms += credit
-        for memory in self._nodes.values():
-            memory.heard_at_ms = min(now_ms, memory.heard_at_ms + credit)
-            memory.first_ms = min(now_ms, memory.first_ms + credit)
-        if self._elected_ms is not None:
-            self._elected_ms = min(now_ms, self._elected_ms + credit)
-        self._led_at_ms = {leader: min(now_ms, at_ms + credit) for leader, at_ms in self._led_at_ms.items()}
 
     def silence_ms(self, node_id: str, incarnation: int, now_ms: float) -> float:
         """For how long no reporting replica has heard this incarnation, as far as it may be held against the node.

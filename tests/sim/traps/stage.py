@@ -11,7 +11,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from groundwork.adapters.lanes.places import Limits
+from groundwork.core.errors import ConsensusError, StoreUnavailable
+from groundwork.sim.objects import SimObjectStore
+from groundwork.sim.processes import SimProcess
 from metasrv.adapters.raft import RaftLimits
+from metasrv.adapters.raft.replica import Replica
+from metasrv.core.commands import AnyCommand
 from metasrv.core.events import Event
 from metasrv.core.records import NodeStatus, Phase, Region
 from metasrv.core.state import State
@@ -31,6 +36,28 @@ DRIFT = 1.011  # what runs on a clock that is slow by 1 %, as some are, takes so
 HAND_OFF_S = 1.0  # P3's second: two commits, seal, claim, replay and the new route
 ALL_WELL_S = 8.0
 WAITED_FOR_S = 0.02
+LANES = ("lanes/",)  # the log
+NO_LANES = ("regions/", "probes/", "cluster/")  # all else that is in the store
+
+
+class StagedDatanode(DatanodeHost):
+    """A datanode that may reach a part of the object store only."""
+
+    away: tuple[str, ...] = ()  # prefixes of keys that are unreachable from here: LANES, NO_LANES
+
+    def store(self, process: SimProcess) -> SimObjectStore:
+        """See Host."""
+        store = super().store(process)
+        gate = store.gate
+        assert gate is not None
+
+        async def parted(operation: str, key: str, when: str) -> None:
+            await gate(operation, key, when)
+            if key.startswith(self.away):
+                raise StoreUnavailable(f"{operation} {key}: this part of the store is unreachable from here")
+
+        store.gate = parted
+        return store
 
 
 class Stage(World):
@@ -43,7 +70,7 @@ class Stage(World):
         super().__init__(seed, active_s=0.0)
         sites = datanodes if isinstance(datanodes, tuple) else tuple(1 + n % 3 for n in range(datanodes))
         self._sites = {f"dn-{n}": site for n, site in enumerate(sites, 1)}
-        self.datanodes = [DatanodeHost(self, f"dn-{n}", n) for n in range(1, len(sites) + 1)]
+        self.datanodes = [StagedDatanode(self, f"dn-{n}", n) for n in range(1, len(sites) + 1)]
         for datanode in self.datanodes:
             datanode.capacity_regions = capacity
         self.regions, self.lanes = regions, lanes
@@ -92,6 +119,13 @@ class Stage(World):
             await asyncio.sleep(WAITED_FOR_S)
         return self.loop.time() - began_s
 
+    async def hears(self, line: str, within_s: float) -> None:
+        """Until somebody logs a line of that name; the story goes on before anything else happens to who logged it."""
+        heard = asyncio.Event()
+        self.trace.on_line[line] = heard.set
+        async with asyncio.timeout(within_s):
+            await heard.wait()
+
     async def passes(self, seconds: float) -> None:
         """Time passes."""
         await asyncio.sleep(seconds)
@@ -118,7 +152,10 @@ class Stage(World):
     @property
     def followers(self) -> list[MetasrvHost]:
         """All other replicas."""
-        leader = self.leader
+        return self.followers_of(self.leader)
+
+    def followers_of(self, leader: Host) -> list[MetasrvHost]:
+        """All replicas but one."""
         return [h for h in self.metasrvs if h is not leader]
 
     async def elected(self, but: Iterable[Host] = (), within_s: float = 2 * ELECTION_S) -> MetasrvHost:
@@ -127,7 +164,22 @@ class Stage(World):
         await self.until(lambda: any(self.leads(h) for h in others), within_s, "another leader is elected")
         return max((h for h in others if self.leads(h)), key=lambda h: h.service.consensus.leadership().term)
 
-    def node(self, name: str) -> DatanodeHost:
+    def raft(self, host: MetasrvHost) -> Replica:
+        """The replica inside a metasrv, to look at."""
+        replica = host.service.consensus._replica  # type: ignore[attr-defined]
+        assert isinstance(replica, Replica)
+        return replica
+
+    def leaders_named(self) -> dict[str, set[str]]:
+        """Who took itself for the leader since the story began, by term."""
+        found: dict[str, set[str]] = {}
+        for line in self.said("leadership"):
+            _, who, _, term, _, mine = line.split()
+            if mine == "mine=True":
+                found.setdefault(term, set()).add(who)
+        return found
+
+    def node(self, name: str) -> StagedDatanode:
         """A datanode's machine by name."""
         return next(h for h in self.datanodes if h.name == name)
 
@@ -145,13 +197,17 @@ class Stage(World):
         owned = self.regions_on(host)
         return [key for key in self.clients.keys if self.region_of(key) in owned]
 
-    def an_owner(self, but: Iterable[Host] = ()) -> DatanodeHost:
+    def an_owner(self, but: Iterable[Host] = ()) -> StagedDatanode:
         """A datanode that owns a region which is written to."""
         return next(h for h in self.datanodes if h not in list(but) and self.keys_on(h))
 
     def status(self, host: Host) -> NodeStatus:
         """What is committed about a datanode."""
         return self.state.nodes[host.name].status
+
+    def lease_left_s(self, host: StagedDatanode) -> float:
+        """How long its agent takes itself for entitled, on its own clock."""
+        return host.agent._lease.left_ms() / 1000
 
     def serves(self, region_id: int, but: Iterable[Host] = ()) -> bool:
         """Whether it serves, on a datanode that is up and none of these."""
@@ -188,6 +244,16 @@ class Stage(World):
             return await asked
 
         return await self.operators.spawn(work())
+
+    async def proposes(self, host: MetasrvHost, command: AnyCommand, deadline_ms: float = 5_000) -> bool:
+        """A replica proposes a command as its own leader's loop does; whether it was told that it is committed."""
+        assert host.process is not None
+        asked = host.process.spawn(host.service._proposer.propose(command, deadline_ms))
+        try:
+            await asked
+        except ConsensusError:
+            return False
+        return True
 
     # ---------------------------------------------------------------- what befalls them
 

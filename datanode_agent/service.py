@@ -104,7 +104,9 @@ class Agent:
             lease=self._lease, report=self._report, registry=self._metrics.registry, crashed=self._crashed,
         )  # fmt: skip
         self._heartbeats = self._around.beats(self._heard, self._crashed)
-        http = self._around.http(pages(self._readiness, self._metrics.registry), config.http_listen)
+        http = self._around.http(
+            pages(self._readiness, self._metrics.registry, self._refresh_gauges), config.http_listen
+        )
         server = aio_server()
         servicer = DatanodeServicer(
             self._engine, self._identity, self._clock, self._metrics,
@@ -218,15 +220,18 @@ class Agent:
         if self._crash is not None and not self._crash.done():
             self._crash.set_exception(error)
 
+    def _refresh_gauges(self) -> None:
+        incarnation = self._incarnation
+        self._metrics.lease_left_seconds.set(self._lease.left_ms() / 1000)
+        self._metrics.beats_sent.set(self._heartbeats.beats_sent)
+        self._metrics.reports_waiting.set(len(incarnation.reporter) if incarnation is not None else 0)
+        self._engine.refresh_gauges()
+
     async def _watch_lease(self) -> None:
-        """Gauges, and a log line whenever the lease is lost or there again."""
+        """A log line whenever the lease is lost or there again."""
         valid = False
         while True:
             left_ms = self._lease.left_ms()
-            self._metrics.lease_left_seconds.set(left_ms / 1000)
-            self._metrics.beats_sent.set(self._heartbeats.beats_sent)
-            incarnation = self._incarnation
-            self._metrics.reports_waiting.set(len(incarnation.reporter) if incarnation is not None else 0)
             if (left_ms > 0) is not valid:
                 valid = left_ms > 0
                 log.log(20 if valid else 30, "lease_granted" if valid else "lease_lost", left_ms=round(left_ms))

@@ -21,7 +21,9 @@ class Readiness(msgspec.Struct, frozen=True):
     lease_left_ms: int
 
 
-def pages(readiness: Callable[[], Readiness], registry: CollectorRegistry) -> Starlette:
+def pages(
+    readiness: Callable[[], Readiness], registry: CollectorRegistry, refresh_gauges: Callable[[], None]
+) -> Starlette:
     """The ASGI application."""
 
     async def health(_: Request) -> Response:
@@ -32,6 +34,7 @@ def pages(readiness: Callable[[], Readiness], registry: CollectorRegistry) -> St
         return Response(msgspec.json.encode(now), 200 if now.ready else 503, media_type="application/json")
 
     async def metrics(_: Request) -> Response:
+        refresh_gauges()
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return Starlette(routes=[Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)])

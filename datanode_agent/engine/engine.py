@@ -242,6 +242,10 @@ class Engine:
             self._rate = (now_ms, total, rate)
         return rate
 
+    def refresh_gauges(self) -> None:
+        """Bring the gauges up to date: somebody looks."""
+        self._upkeep.refresh_gauges()
+
     def serving(self) -> int:
         """How many regions serve here."""
         return sum(region.state is State.SERVING for region in self._regions.values())

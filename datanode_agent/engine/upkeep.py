@@ -111,7 +111,6 @@ class Upkeep:
                 self._busy.add(due.region_id)
                 self.spawn(self._maintain(self._regions[due.region_id], due.reason), f"flush {due.region_id}")
         self._tell_failures(now_ms)
-        self._count()
 
     def _tell_failures(self, now_ms: float) -> None:
         """Again: an older report that came late may have made metasrv believe that such a region serves."""
@@ -139,7 +138,8 @@ class Upkeep:
         """Flush one region now. Raises NotOwned, StoreUnavailable, Fenced (the region is closed already)."""
         await self._flusher.flush(region, reason)
 
-    def _count(self) -> None:
+    def refresh_gauges(self) -> None:
+        """Bring the gauges up to date: somebody looks."""
         metrics, now_ms = self._context.metrics, self._context.clock.now_ms()
         metrics.memory.set(self._context.memory.used_bytes)
         metrics.memory_budget.set(self._context.config.memory_budget_bytes)

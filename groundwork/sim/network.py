@@ -66,6 +66,10 @@ class Fabric:
         """Who has a connection to whom."""
         return {(c.client.name, c.server.process.name) for c in self._connections}
 
+    def blocked_links(self) -> frozenset[tuple[str, str]]:
+        """Every (source, target) whose packets are kept back."""
+        return frozenset(self._blocked)
+
     def vanish(self, host: str) -> None:
         """The machine is gone with its processes: nobody is told, keep-alives will notice."""
         self._silent.add(host)
@@ -140,7 +144,7 @@ class Connection:
             if len(held) == 1:
                 self.fabric.loop.call_later(KEEPALIVE_S, self._still_held, forward, held[0])
             return
-        self._deliver(forward, arrive, args)
+        self._deliver(forward, source, target, arrive, args)
 
     def release(self) -> None:
         """The links are whole again."""
@@ -150,7 +154,7 @@ class Connection:
                 continue
             held, self._held[forward] = self._held[forward], deque()
             for arrive, args in held:
-                self._deliver(forward, arrive, args)
+                self._deliver(forward, source, target, arrive, args)
 
     def break_now(self, why: str) -> None:
         """Both ends learn that it is over."""
@@ -179,8 +183,9 @@ class Connection:
         ends = (self.client, self.server.process)
         return ends if forward else (ends[1], ends[0])
 
-    def _deliver(self, forward: bool, arrive: Callable[..., None], args: tuple[Any, ...]) -> None:
-        source, target = self._ends(forward)
+    def _deliver(
+        self, forward: bool, source: SimProcess, target: SimProcess, arrive: Callable[..., None], args: tuple[Any, ...]
+    ) -> None:
         loop = self.fabric.loop
         at_s = max(self._last_s[forward] + 1e-6, loop.time() + self.fabric.delay(source.name, target.name))
         self._last_s[forward] = at_s

@@ -16,6 +16,7 @@ from groundwork.sim.clock import NothingLeftToDo, SimClock
 
 T = TypeVar("T")
 STEPS_AT_ONE_INSTANT_MAX = 200_000
+TASKS_KEPT = 200  # done ones, of one process
 RUNNING, PAUSED, DEAD = "running", "paused", "dead"
 
 
@@ -93,6 +94,7 @@ class SimProcess:
         self.context.run(_process.set, self)
         self._loop = loop
         self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks_max = TASKS_KEPT
         self._reaped = False
         loop.processes.append(self)
 
@@ -149,8 +151,9 @@ class SimProcess:
     def holds(self, task: "asyncio.Task[Any]") -> None:
         """Keep a task from the garbage collector, which would run its cleanup at a moment of its own."""
         self._tasks.append(task)
-        if len(self._tasks) > 2_000:
+        if len(self._tasks) > self._tasks_max:
             self._tasks = [t for t in self._tasks if not t.done()]
+            self._tasks_max = 2 * len(self._tasks) + TASKS_KEPT
 
     def reap(self) -> None:
         """After the run: let what is left of it come to its end."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from functools import cache
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.descriptor import Descriptor
 
 from groundwork.adapters.rpc_errors import describe, trailing
 from groundwork.core.errors import BadInput, ForeignCluster, MetasrvError, NotLeader, PermissionDenied
@@ -32,14 +34,19 @@ _READS = frozenset(
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+@cache
+def _names(message: Descriptor) -> frozenset[str]:
+    return frozenset(message.fields_by_name)
+
+
 def claimed(request: Any) -> tuple[str | None, str]:
     """Cluster id and node id that a request names; the cluster id is None for a message that carries none."""
-    names = request.DESCRIPTOR.fields_by_name
+    names = _names(request.DESCRIPTOR)
     if "sender" in names:
         return request.sender.cluster_id, request.sender.node_id
     if "cluster_id" in names:
-        node_id = getattr(request, "replica_id", "") or getattr(request, "from_id", "")
-        return request.cluster_id, node_id
+        named = "replica_id" if "replica_id" in names else "from_id" if "from_id" in names else ""
+        return request.cluster_id, getattr(request, named) if named else ""
     return None, ""
 
 

@@ -80,7 +80,7 @@ def _slices(scalars: _Scalars, lists: dict[str, list[Any]], regions: list[dict[i
             yield _ENCODER.encode((name, items[at : at + SLICE_ITEMS_MAX]))
             count += 1
     batch: list[tuple[int, Region]] = []
-    for shard in regions:
+    for shard in filter(None, regions):
         batch.extend(shard.items())
         if len(batch) >= SLICE_ITEMS_MAX:
             yield _ENCODER.encode(("regions", batch))

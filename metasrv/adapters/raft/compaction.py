@@ -1,5 +1,6 @@
 """Taking snapshots of the state machine, a little every turn, and cutting the journal behind them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -49,8 +50,8 @@ class Compaction:
         """Whether there is nothing to do now."""
         return self._writer is None and not self._cut_wanted and not self._due()
 
-    def step(self, in_transfer: int | None) -> None:
-        """A slice of work. `in_transfer` is the lowest snapshot that a follower is receiving.
+    def step(self, in_transfer: Callable[[], int | None]) -> None:
+        """A slice of work. `in_transfer` gives the lowest snapshot that a follower is receiving.
 
         A full disk postpones it: the journal still holds everything.
         """
@@ -60,7 +61,7 @@ class Compaction:
             elif self._writer is not None and self._writer.step(self._limits.snapshot_turn_ms / 1000):
                 self._done(self._writer)
             if self._cut_wanted and now_s() >= self._cut_not_before_s:
-                self._cut(in_transfer)
+                self._cut(in_transfer())
         except DiskFull as error:
             log.warning("snapshot_failed", reason=str(error), retry_s=_RETRY_S)
             self.abort()

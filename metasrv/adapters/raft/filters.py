@@ -70,6 +70,8 @@ class Filters(Transport):  # type: ignore[misc]
     def begin_turn(self) -> bool:
         """Let the core send again to peers that have taken what they were sent; whether there were any."""
         self._turn_bytes.clear()
+        if not self._throttled:
+            return False
         window = self._config.limits.peer_window_bytes
         ready = [peer for peer in sorted(self._throttled) if self.backlog(peer) <= window // 2]
         for peer in ready:

@@ -197,7 +197,7 @@ class Replica:
             if self.core.leads:
                 self._sender.pump()
             self._release(early=False)
-            self._compaction.step(self._sender.lowest_index())
+            self._compaction.step(self._sender.lowest_index)
         except DiskFull as error:
             self._on_full(error)
         if not self.core.leads:
@@ -270,7 +270,7 @@ class Replica:
         if self._pending and not self.core.leads:
             while self._pending:
                 self._pending.popleft()[1](NotLeader(self.core.leader_id))
-        if self.paused:
+        if self.paused or not self._pending:
             return
         room = self.config.limits.in_flight_max - len(self._waiting)
         now = now_s()

@@ -87,6 +87,8 @@ class Sender:
 
     def pump(self) -> None:
         """Send what the windows allow; ask again where nothing was heard."""
+        if not self._outgoing:
+            return
         now = now_s()
         for peer, transfer in self._outgoing.items():
             if now - transfer.progress_s > self._restart_s:

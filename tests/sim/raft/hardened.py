@@ -62,7 +62,8 @@ class Hardened:
 
     def turn(self) -> None:
         """One turn. One that was said to be idle says, writes and changes nothing: in the product it is not taken."""
-        idle, before = self.replica.idle, self._state()
+        time_stands = not self._world.clock_step_s  # else a deadline may pass between the question and the turn
+        idle, before = time_stands and self.replica.idle, self._state()
         self.replica.turn()
         assert not idle or self._state() == before, f"an idle turn of {self._name}: {before} became {self._state()}"
 

@@ -68,6 +68,7 @@ class Region:
         self.task: asyncio.Task[None] | None = None
         self.lane: OwnLane | None = None
         self.manifest: Manifest | None = None
+        self.left: list[Stay] = []  # closed stays of its predecessors that its own flush has covered to their end
         self._stay: Stay | None = None
         self.memtable = Memtable()
         self.frozen: Frozen | None = None
@@ -184,6 +185,8 @@ class Region:
         if self.frozen is not None:
             self.context.memory.give(self.frozen.size_bytes)
             self.frozen = None
+        assert self.manifest is not None
+        self.left += (stay for stay in self.manifest.stays if stay.end is not None)
         self.stand_on(manifest)
 
     @property
@@ -218,6 +221,7 @@ class Region:
         self.manifest, self._stay, self.prepared = None, None, None
         self.pending, self.uncertain, self.last_position = 0, False, 0
         self._batches.clear()
+        self.left.clear()
         if self.lane is not None:
             if self.lane.receivers.get(self.region_id) is self:
                 del self.lane.receivers[self.region_id]
@@ -230,7 +234,10 @@ class Region:
         return nodes_pb2.RegionReport(region_id=self.region_id, epoch=self.epoch)
 
     def report_covered(self) -> None:
-        """Every stay that the committed manifest names."""
+        """Every stay that the committed manifest names, and the ends of those that it has covered and names no longer.
+
+        The lane of a dead owner is trimmed to its end by these: nobody else ever says where that is.
+        """
         assert self.manifest is not None
         report = self.make_report()
         report.covered.manifest_epoch = self.manifest.epoch
@@ -238,6 +245,9 @@ class Region:
         report.covered.sst_bytes = sum(s.bytes for s in self.manifest.ssts)
         for stay in self.manifest.stays:
             told = report.covered.stays.add(stay_epoch=stay.epoch, covered=stay.covered, done=stay.done)
+            told.lane.CopyFrom(tell_lane(stay.lane))
+        for stay in self.left:
+            told = report.covered.stays.add(stay_epoch=stay.epoch, covered=stay.end, done=True)
             told.lane.CopyFrom(tell_lane(stay.lane))
         self.context.report(report)
 

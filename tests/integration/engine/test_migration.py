@@ -206,7 +206,8 @@ def test_hole5_two_moves_before_a_flush() -> None:
             want.append(row)
             assert await owner.rows(epoch) == sorted(want)
         await owner.engine.flush([])
-        assert len(owner.last("covered").covered.stays) == 1
+        stays = owner.last("covered").covered.stays
+        assert [s.done for s in stays] == [False, *[True] * 4]  # its own, and those that need their lanes no more
         for node in (a, b, c):
             await node.kill()
         d = await Node(bucket, "d", 4).start()

@@ -25,6 +25,11 @@ class Checks:
         self._seen: set[int] = set()
         self.failovers = 0
 
+    def restored(self, revision: int) -> None:
+        """All replicas begin again from what was applied up to there: another history follows."""
+        self._commands = {r: digest for r, digest in self._commands.items() if r <= revision}
+        self._seen = {r for r in self._seen if r <= revision}
+
     def watch(self, name: str, machine: Any) -> None:
         """Hold each apply of this replica against what the others applied."""
         assert isinstance(machine, Machine)

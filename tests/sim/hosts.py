@@ -204,8 +204,8 @@ class MetasrvHost(Host):
         config = MetasrvConfig(
             cluster_id=self.cluster, node_id=self.name, locality=world.locality(self.name),
             data_dir=str(world.folder / self.name), listen=self.address, http_listen=f"{self.name}:4101",
-            peers={h.name: h.address for h in world.metasrvs}, object_store=ObjectStoreConfig(directory="/unused"),
-            timing=TIMING, policy=POLICY,
+            peers={h.name: h.address for h in dict.fromkeys((*world.metasrvs, self))},
+            object_store=ObjectStoreConfig(directory="/unused"), timing=TIMING, policy=POLICY,
         )  # fmt: skip
 
         def fatal(reason: str) -> Any:

@@ -8,6 +8,9 @@ from metasrv.core.transaction import Refused, Transaction
 
 SCOPES = ("site/", "node/", "table/")
 PAUSES_MAX = 1_000
+# More than were ever made between a backup and its restore: what they left in the store must not turn up in a table
+# that is made later.
+TABLES_BEHIND_A_BACKUP_MAX = 1 << 20
 
 
 def bootstrap(tx: Transaction, cmd: Bootstrap) -> int:
@@ -28,6 +31,7 @@ def bootstrap(tx: Transaction, cmd: Bootstrap) -> int:
         state.config = cmd.config
         tx.event("bootstrap", f"cluster {cmd.cluster_id} began with generation {cmd.generation}")
         return cmd.generation
+    state.next_table_id += TABLES_BEHIND_A_BACKUP_MAX
     # What ran after the backup was taken is unknown here: nothing of the older generation may go on by itself.
     for node in list(state.nodes.values()):
         tx.end_incarnation(node, NodeStatus.LOST, f"ended by generation {cmd.generation}, which began from a backup")

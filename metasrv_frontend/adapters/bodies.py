@@ -1,5 +1,6 @@
 """Reading request bodies: bounded one by one and all together, gzip unpacked within the same bound."""
 
+import asyncio
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ PART_BYTES = 64 << 10  # unpacked at a time: what follows a member is copied at 
 
 class TooLarge(MetasrvError):
     """One body is over its limit."""
+
+
+class TooSlow(MetasrvError):
+    """A body that did not come within its request's deadline: what it holds is others' to use."""
 
 
 class Overloaded(MetasrvError):
@@ -60,8 +65,16 @@ class Share:
         self.held += size
 
 
-async def read_body(request: Request, bytes_max: int, share: Share) -> bytes:
-    """The body, unpacked. Raises TooLarge, Overloaded, UnknownEncoding."""
+async def read_body(request: Request, bytes_max: int, share: Share, within_ms: float) -> bytes:
+    """The body, unpacked. Raises TooLarge, TooSlow, Overloaded, UnknownEncoding."""
+    try:
+        async with asyncio.timeout(max(0.0, within_ms) / 1000):
+            return await _read(request, bytes_max, share)
+    except TimeoutError as error:
+        raise TooSlow(f"the body was not here within {within_ms:.0f} ms, the deadline of its request") from error
+
+
+async def _read(request: Request, bytes_max: int, share: Share) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", "gzip", ""):
         raise UnknownEncoding(f"content-encoding {encoding!r} is not gzip")

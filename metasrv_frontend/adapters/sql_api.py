@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from groundwork.core.errors import BadInput, ConsensusError, ForeignCluster, MetasrvError, Refused
 from groundwork.core.ports import Clock, Workers
-from metasrv_frontend.adapters.bodies import InFlight, Overloaded, TooLarge, UnknownEncoding, read_body
+from metasrv_frontend.adapters.bodies import InFlight, Overloaded, TooLarge, TooSlow, UnknownEncoding, read_body
 from metasrv_frontend.adapters.deadlines import deadline_of
 from metasrv_frontend.adapters.engine import QueryFailed
 from metasrv_frontend.adapters.scanner import PoolEmpty, RegionUnreadable, TooMuchData
@@ -52,7 +52,7 @@ class SqlApi:
         start_ms = self._clock.now_ms()
         try:
             until_ms = start_ms + deadline_of(request, self._config.deadline_ms, self._config.deadline_ms_max)
-            asked = await self._parameters(request)
+            asked = await self._parameters(request, until_ms)
             outputs = await self._run_all(asked, until_ms)
             took_ms = self._clock.now_ms() - start_ms
             response = await self._workers.run(
@@ -84,11 +84,11 @@ class SqlApi:
                 )
         return outputs
 
-    async def _parameters(self, request: Request) -> dict[str, str]:
+    async def _parameters(self, request: Request, until_ms: float) -> dict[str, str]:
         asked = dict(request.query_params)
         if request.method == "POST":
             with self._in_flight.share() as share:
-                body = await read_body(request, 3 * SQL_BYTES_MAX, share)
+                body = await read_body(request, 3 * SQL_BYTES_MAX, share, until_ms - self._clock.now_ms())
             kind = request.headers.get("content-type", "application/x-www-form-urlencoded").split(";")[0].strip()
             if body and kind != "application/x-www-form-urlencoded":
                 raise BadInput("content-type", f"{kind!r}: send application/x-www-form-urlencoded with a field sql")
@@ -145,6 +145,8 @@ def _as_table(output: dict[str, Any]) -> pa.Table:
 def _refusal(error: MetasrvError, took_ms: float) -> Response:
     status, code = _status(error)
     headers = {"x-greptime-err-code": str(int(code)), "x-greptime-execution-time": str(int(took_ms))}
+    if status == 408:
+        headers["Connection"] = "close"  # the rest of the body may come, or never
     if status == 503:
         headers["Retry-After"] = "1"
     if status >= 500:
@@ -156,6 +158,8 @@ def _status(error: MetasrvError) -> tuple[int, Code]:
     match error:
         case TooLarge():
             return 413, Code.INVALID_ARGUMENTS
+        case TooSlow():
+            return 408, Code.INVALID_ARGUMENTS
         case UnknownEncoding():
             return 415, Code.INVALID_ARGUMENTS
         case Unsupported():

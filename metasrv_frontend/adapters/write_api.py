@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from groundwork.core.errors import BadInput, ConsensusError, ForeignCluster, MetasrvError, Refused
 from groundwork.core.ports import Clock
-from metasrv_frontend.adapters.bodies import InFlight, Overloaded, TooLarge, UnknownEncoding, read_body
+from metasrv_frontend.adapters.bodies import InFlight, Overloaded, TooLarge, TooSlow, UnknownEncoding, read_body
 from metasrv_frontend.adapters.deadlines import deadline_of
 from metasrv_frontend.config import FrontendConfig
 from metasrv_frontend.core.line_values import BadLine
@@ -57,7 +57,8 @@ class WriteApi:
         try:
             until_ms = start_ms + deadline_of(request, self._config.deadline_ms, self._config.deadline_ms_max)
             with self._in_flight.share() as share:
-                body = await read_body(request, self._config.request_bytes_max, share)
+                within_ms = until_ms - self._clock.now_ms()
+                body = await read_body(request, self._config.request_bytes_max, share, within_ms)
                 rows = await self._ingest.write_lines(body, request.query_params.get("precision", ""), until_ms)
         except ClientDisconnect:
             self._metrics.requests.labels("write", "499").inc()
@@ -90,6 +91,8 @@ def _refusal(error: MetasrvError) -> Response:
             for undone in error.undone[:REGIONS_LISTED_MAX]
         ]
     headers = dict(VERSION_HEADERS)
+    if status == 408:
+        headers["Connection"] = "close"  # the rest of the body may come, or never
     if status == 503:
         headers["Retry-After"] = RETRY_AFTER_S
         log.warning("write_not_done", reason=str(error))
@@ -100,6 +103,8 @@ def _status(error: MetasrvError) -> tuple[int, str]:
     match error:
         case TooLarge():
             return 413, "request too large"
+        case TooSlow():
+            return 408, "request timeout"
         case UnknownEncoding():
             return 415, "unsupported media type"
         case BadInput():

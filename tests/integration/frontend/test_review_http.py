@@ -118,3 +118,22 @@ def test_gzip_members_of_any_size_are_put_together() -> None:
             unzip(packed[:-cut], 1 << 20)
     with pytest.raises(UnknownEncoding, match="not gzip"):
         unzip(packed + zlib.compress(b"z"), 1 << 20)
+
+
+@pytest.mark.parametrize("path", ["/write", "/v1/sql"])
+def test_a_body_that_never_ends_holds_nothing_beyond_its_deadline(path: str) -> None:
+    """A client that was cut off in the middle of its body held its bytes for ever; a few, and no write was taken."""
+
+    async def story() -> None:
+        async with world() as w:
+            url = w.http.base_url
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\nx-deadline-ms: 100\r\n\r\n"
+            writer.write(head.encode() + b"cpu v=1 1")
+            async with asyncio.timeout(30):
+                answer = await reader.read()  # to the end: it is closed, too
+            assert answer.startswith(b"HTTP/1.1 408 "), answer
+            writer.close()
+            assert "frontend_in_flight_bytes 0.0" in (await w.http.get("/metrics")).text
+
+    asyncio.run(story())

@@ -15,10 +15,21 @@ from groundwork.core.errors import BadInput
 
 ColumnType = Literal["string", "float64", "int64", "uint64", "bool", "timestamp_ns"]
 COLUMN_TYPES: tuple[str, ...] = get_args(ColumnType)
-PARTITIONS_MAX = 10_000
+PARTITIONS_MAX = 4_000  # of a new table: all of it is made, and dropped, in one apply, which stalls all else (0008)
+PARTITIONS_KEPT_MAX = 10_000  # of one that was made when more were allowed
 COLUMNS_MAX = 1_000
 NAME_BYTES_MAX = 255
 RESERVED_PREFIX = "_metasrv_"  # of the columns that datanodes add to each row: its place in the order of writes
+
+
+def check_partitions(partitions: int) -> None:
+    """Raises BadInput for what a new table cannot have."""
+    if not 1 <= partitions <= PARTITIONS_MAX:
+        raise BadInput(
+            "partitions",
+            f"{partitions:,} is not 1 to {PARTITIONS_MAX:,}: a table is made and dropped in one step, and more would"
+            " hold up leases and failovers meanwhile; some for each datanode are enough, else make several tables",
+        )
 
 
 class Role(enum.IntEnum):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from groundwork.core.errors import BadInput, Refused, Unknown
-from groundwork.core.table import PARTITIONS_MAX, Column, Role, check_columns, check_new_columns
+from groundwork.core.table import Column, Role, check_columns, check_new_columns, check_partitions
 from groundwork.core.wire import column_from_wire
 from metasrv.adapters.forward import Forwarder
 from metasrv.adapters.proposing import Proposer
@@ -158,8 +158,7 @@ def _columns(columns: Any, version: int) -> tuple[Column, ...]:
 def _check_create(request: catalog_pb2.CreateTableRequest, columns: tuple[Column, ...], partitions: int) -> None:
     if not 0 < len(request.name.encode()) <= NAME_BYTES_MAX:
         raise BadInput("name", f"the name {request.name!r} is not 1 to {NAME_BYTES_MAX} bytes long")
-    if partitions > PARTITIONS_MAX:
-        raise BadInput("partitions", f"{partitions} partitions; at most {PARTITIONS_MAX}")
+    check_partitions(partitions)
     tags = {c.name for c in columns if c.role is Role.TAG}
     for name in request.partition_columns:
         if name not in tags:

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from groundwork.core.errors import BadInput, NewerFormat
 from groundwork.core.ids import Lane
-from groundwork.core.table import PARTITIONS_MAX, Column
+from groundwork.core.table import PARTITIONS_KEPT_MAX, Column
 from metasrv.core.records import LANES_MAX, TEXT_CHARS_MAX, Config, Count, Name, RegionId, Text, Token
 
 FEATURE_LEVEL = 1  # the highest that this program can apply; any change of a command or of what it does raises it
@@ -125,7 +125,7 @@ class CreateTable(Command, frozen=True, kw_only=True):
     name: Name
     columns: tuple[Column, ...]
     partition_columns: tuple[Name, ...] = ()  # empty: all tags
-    partitions: Annotated[int, Meta(ge=1, le=PARTITIONS_MAX)] = 1
+    partitions: Annotated[int, Meta(ge=1, le=PARTITIONS_KEPT_MAX)] = 1
     priority: Annotated[int, Meta(ge=0, le=2**31)] = 0
     lanes: tuple[Lane, ...]
     placement: tuple[int, ...]

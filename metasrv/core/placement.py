@@ -6,6 +6,7 @@ a datanode that has not been heard for a while takes nothing (T18).
 """
 
 from collections.abc import Collection, Iterable
+from heapq import heapify, heappop, heapreplace
 
 from groundwork.core.ids import Lane, Locality
 from metasrv.core.leases import Inventory
@@ -95,6 +96,24 @@ class Pool:
             return None
         best = min(fitting, key=lambda n: (n != home, self._doubtful[n], not self._settled[n], self.load(n, count), n))
         return self.put(best, count)
+
+    def spread(self, regions: int) -> list[Lane]:
+        """As take(1) so many times, until nothing has room; one step costs the same however many nodes there are."""
+
+        def rank(node_id: str) -> tuple[bool, bool, float, str]:
+            return self._doubtful[node_id], not self._settled[node_id], self.load(node_id, 1), node_id
+
+        heap = [rank(n) for n, free in self._free.items() if free]
+        heapify(heap)
+        taken: list[Lane] = []
+        while heap and len(taken) < regions:
+            node_id = heap[0][-1]
+            taken.append(self.put(node_id, 1))
+            if self._free[node_id]:
+                heapreplace(heap, rank(node_id))
+            else:
+                heappop(heap)
+        return taken
 
     def put(self, node_id: str, count: int) -> Lane:
         """Count `count` regions on the emptiest lane of a node."""

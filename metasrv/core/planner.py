@@ -173,11 +173,9 @@ def plan_table(state: State, inventory: Inventory, partitions: int) -> tuple[tup
         raise BadInput("partitions", f"the datanodes have room for {pool.free()} more regions, not {partitions}")
     lanes: dict[Lane, int] = {}
     placement = []
-    for _ in range(partitions):
-        lane = pool.take(1)
-        require(lane is not None, "there was room, and then there was none")
-        assert lane is not None
+    for lane in pool.spread(partitions):
         placement.append(lanes.setdefault(lane, len(lanes)))
+    require(len(placement) == partitions, "there was room, and then there was none")
     faults = linter.check_table(state, tuple(lanes), placement, partitions)
     require(not faults, f"the placement of a table breaks its own rules: {faults[:3]}")
     return tuple(lanes), tuple(placement)
@@ -242,14 +240,10 @@ def plan_drain(
     if node_id not in state.nodes:
         raise BadInput("node_id", f"{node_id} is not registered")
     pool = Pool(state, inventory, without_nodes=[node_id])
-    steps, unplaced = [], 0
-    for lane in state.open_lanes(node_id):
-        for region_id in state.regions_of(lane):
-            target = pool.take(1)
-            if target is None:
-                unplaced += 1
-            else:
-                steps.append(PlanStep(region_id, node_id, target.node_id, "drain"))
+    leaving = [region_id for lane in state.open_lanes(node_id) for region_id in state.regions_of(lane)]
+    targets = pool.spread(len(leaving))
+    steps = [PlanStep(r, node_id, t.node_id, "drain") for r, t in zip(leaving, targets, strict=False)]
+    unplaced = len(leaving) - len(steps)
     if not pool.nodes() or (unplaced and not steps):
         raise BadInput("node_id", f"{node_id} is the last datanode that can have its {regions_said(unplaced)}: start "
                        "another one, or end a drain (metactl drain NODE --undo)")  # fmt: skip

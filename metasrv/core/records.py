@@ -11,7 +11,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from groundwork.core.ids import Lane, region_id
-from groundwork.core.table import PARTITIONS_MAX, Schema, TableInfo
+from groundwork.core.table import PARTITIONS_KEPT_MAX, Schema, TableInfo
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Token = Count
@@ -102,7 +102,7 @@ class Table(Struct, frozen=True, gc=False):
     name: str
     schema: Schema
     partition_columns: tuple[str, ...]  # fixed at creation, so that a tag added later moves no row
-    partitions: Annotated[int, Meta(ge=1, le=PARTITIONS_MAX)]
+    partitions: Annotated[int, Meta(ge=1, le=PARTITIONS_KEPT_MAX)]
     priority: int = 0
     dropping: int = 0  # the token of the drop, 0: none
     remaining: int = 0  # regions not yet confirmed as dropped

@@ -217,7 +217,7 @@ def _create_tail(reader: Reader) -> tuple[list[str], int]:
         reader.expect("PARTITIONS")
         word = reader.next("a number of partitions")
         if word.kind is not Kind.NUMBER or not word.text.isdigit() or not 1 <= int(word.text) <= PARTITIONS_MAX:
-            raise BadValue(f"PARTITIONS {word.text}: not 1 to {PARTITIONS_MAX}")
+            raise BadValue(f"PARTITIONS {word.text}: not 1 to {PARTITIONS_MAX}; some for each datanode are enough")
         partitions = int(word.text)
     if reader.accept("ENGINE"):
         reader.expect("=")

@@ -109,6 +109,8 @@ def test_tables_are_widened_and_dropped(tmp_path: Path) -> None:
             assert wider.schema.at(1) == first.schema
             with pytest.raises(BadInput, match="usage"):
                 await routes.widen_table("cpu", [Column("usage", "string", Role.FIELD)])
+            with pytest.raises(BadInput, match="4,001 is not 1 to 4,000"):
+                await routes.create_table("wide", CPU, partitions=4_001)
             with pytest.raises(BadInput, match="one time column"):
                 await routes.create_table("odd", CPU[:1])
             await routes.drop_table("cpu")

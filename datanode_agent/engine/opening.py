@@ -18,8 +18,8 @@ from datanode_agent.engine.manifests import Manifests
 from datanode_agent.engine.memtable import readable
 from datanode_agent.engine.region import Region, lane_of
 from datanode_agent.engine.replaying import Replays
-from datanode_agent.engine.warm import Warm
 from datanode_agent.engine.waiting import while_unavailable
+from datanode_agent.engine.warm import Warm
 from groundwork.core import marks
 from groundwork.core.entry import Entry, Kind
 from groundwork.core.errors import Damaged, MetasrvError, Trimmed

@@ -26,6 +26,7 @@ from groundwork.core.table import Role, Schema
 from protos.datanode.v1 import datanode_pb2 as pb
 
 WAITS = (State.OPENING, State.PREPARING)
+WAITING_PART = 4  # of the memory budget: the writes that wait for regions to open hold no more than one such part
 
 
 def check_rows(write: pb.RegionWrite, schema: Schema) -> pa.RecordBatch:
@@ -57,6 +58,7 @@ class Writer:
         self._flusher = flusher
         self._arrived = arrived  # an order came
         self.waiting = 0
+        self.waiting_bytes = 0
         self.rows_acknowledged = 0
 
     async def write(self, writes: Sequence[pb.RegionWrite], deadline_ms: float) -> list[pb.RegionOutcome]:
@@ -78,12 +80,13 @@ class Writer:
         return self._regions.get(region_id)
 
     async def ready(
-        self, region_id: int, epoch: int, until_ms: float, handed_ms: float
+        self, region_id: int, epoch: int, until_ms: float, handed_ms: float, size: int = 0
     ) -> Region | pb.RegionOutcome:  # fmt: skip
         """The region when it serves under this epoch and the lease runs; else a refusal. Waits within the deadline.
 
         A request with an epoch that this node does not know yet waits for it: routes may be faster than orders. One to
         a region that is being handed over waits until `handed_ms` to be told who has it: that is sooner than the route.
+        `size` is what the request holds in memory meanwhile.
         """
         while True:
             region = self._regions.get(region_id)
@@ -94,15 +97,28 @@ class Writer:
             left_ms = (handed_ms if refusal.outcome == pb.STOPPED else until_ms) - self._context.clock.now_ms()
             if waits_for is None or left_ms <= 0:
                 return refusal
-            if self.waiting >= self._context.config.waiting_requests_max:
+            if self._too_many(size):
                 refusal.outcome, refusal.retry_after_ms = pb.OVERLOADED, 100
-                refusal.message = f"{self.waiting} requests wait for regions to open here already; try again"
+                held = f"{self.waiting} requests of {self.waiting_bytes} bytes"
+                refusal.message = f"{held} wait for regions to open here already; try again"
                 return refusal
-            self.waiting += 1
+            self._wait(1, size)
             try:
                 await within(self._context.clock, waits_for.future(), left_ms)
             finally:
-                self.waiting -= 1
+                self._wait(-1, -size)
+
+    def _too_many(self, size: int) -> bool:
+        """Whether one more request of that size may not wait. One alone may, however big it is."""
+        config = self._context.config
+        bytes_max = config.memory_budget_bytes // WAITING_PART
+        full = self.waiting_bytes > 0 and self.waiting_bytes + size > bytes_max
+        return self.waiting >= config.waiting_requests_max or (size > 0 and full)
+
+    def _wait(self, requests: int, size: int) -> None:
+        self.waiting += requests
+        self.waiting_bytes += size
+        self._context.memory.take(size)
 
     def _look(
         self, region_id: int, region: Region | None, epoch: int
@@ -142,7 +158,8 @@ class Writer:
     # ---------------------------------------------------------------- one write
 
     async def _write(self, write: pb.RegionWrite, until_ms: float, handed_ms: float) -> pb.RegionOutcome:
-        region = await self.ready(write.region_id, write.epoch, until_ms, handed_ms)
+        size = len(write.batch) + ENTRY_OVERHEAD_BYTES
+        region = await self.ready(write.region_id, write.epoch, until_ms, handed_ms, size)
         if not isinstance(region, Region):
             return region
         outcome = pb.RegionOutcome(region_id=write.region_id, epoch=write.epoch)
@@ -158,7 +175,6 @@ class Writer:
         except BadInput as error:
             outcome.outcome, outcome.message = pb.BAD_REQUEST, str(error)
             return outcome
-        size = len(write.batch) + ENTRY_OVERHEAD_BYTES
         if not self._context.memory.admits(size):
             outcome.outcome, outcome.retry_after_ms = pb.OVERLOADED, self._context.memory.retry_after_ms(size)
             outcome.message = "the memory budget is used up until memtables are flushed; try again"

@@ -163,3 +163,52 @@ def test_p1_a_region_that_is_being_opened_keeps_what_it_tailed() -> None:
         await b.kill()
 
     simulate(main)
+
+
+def test_writes_that_wait_for_a_region_to_open_hold_a_part_of_the_budget_and_no_more() -> None:
+    """They were counted by number only: ten thousand, each of up to 16 MiB, on a node that takes regions over."""
+
+    async def main(bucket: Bucket) -> None:
+        opening = asyncio.Event()
+
+        async def gate(operation: str, key: str, when: str) -> None:
+            if "/manifest/" in key:
+                await opening.wait()
+
+        config = msgspec.structs.replace(QUIET, memory_budget_bytes=100_000)
+        a = await Node(bucket, "a", 1, config, gate).start()
+        a.tell(order(nodes_pb2.OPEN, 1), schema=TEXTS)
+        row = ("h", 1, "x" * 4_000)
+        asked = [asyncio.create_task(a.write(1, [(f"h{n}", *row[1:])], schema=TEXTS)) for n in range(30)]
+        await asyncio.sleep(0.1)
+        most = a.engine.memory_bytes()
+        assert 15_000 < most <= 25_000, most
+        refused = [task.result() for task in asked if task.done()]
+        assert len(refused) == 25, len(refused)
+        assert {(r.outcome, r.retry_after_ms) for r in refused} == {(pb.OVERLOADED, 100)}
+        opening.set()
+        kept = [await task for task in asked]
+        assert sum(outcome.outcome == pb.DONE for outcome in kept) == 5
+        assert len(await a.rows(1)) == 5
+        await a.engine.flush([])
+        assert a.engine.memory_bytes() == 0
+        await a.kill()
+
+    simulate(main)
+
+
+def test_one_write_that_waits_may_be_of_any_size() -> None:
+    """A write bigger than that part waits where it is alone, and is counted while it does; its client may give up."""
+
+    async def main(bucket: Bucket) -> None:
+        a = await Node(bucket, "a", 1, msgspec.structs.replace(QUIET, memory_budget_bytes=100_000)).start()
+        a.tell(schema=TEXTS)
+        big = asyncio.create_task(a.write(1, [("h", 1, "x" * 60_000)], schema=TEXTS))
+        await asyncio.sleep(0.1)
+        assert a.engine.memory_bytes() > 60_000 and not big.done()
+        big.cancel()
+        await asyncio.gather(big, return_exceptions=True)
+        assert a.engine.memory_bytes() == 0
+        await a.kill()
+
+    simulate(main)

@@ -6,12 +6,15 @@ reads show (P1), what replicas apply, error lines, suspicions without a cause, a
 
 import asyncio
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from groundwork.adapters.lanes.places import Limits
 from groundwork.core.errors import ConsensusError, StoreUnavailable
+from groundwork.core.manifest import StayKey
 from groundwork.sim.objects import SimObjectStore
 from groundwork.sim.processes import SimProcess
 from metasrv.adapters.raft import RaftLimits
@@ -22,6 +25,7 @@ from metasrv.core.records import NodeStatus, Phase, Region
 from metasrv.core.state import State
 from tests.sim.history import Bound
 from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost
+from tests.sim.owners import Owners
 from tests.sim.world import World
 
 T = TypeVar("T")
@@ -60,12 +64,24 @@ class StagedDatanode(DatanodeHost):
         return store
 
 
+class CountingOwners(Owners):
+    """Counts whose acknowledgements there were, besides holding them against the seals."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.by: Counter[str] = Counter()
+
+    def _told(self, what: str, region: int, epoch: int, stay: StayKey, position: int) -> None:
+        self.by[stay[0].node_id] += 1
+        super()._told(what, region, epoch, stay, position)
+
+
 class Stage(World):
     """See the module docstring. `tell(story)` once; `datanodes` is how many, or the number of the site of each."""
 
     def __init__(
         self, seed: int = 1, *, datanodes: int | tuple[int, ...] = 3, keys: int = 4, regions: int = 4, lanes: int = 1,
-        capacity: int = 10_000,
+        capacity: int = 10_000, proof_ms: float = 1_000,
     ) -> None:  # fmt: skip
         super().__init__(seed, active_s=0.0)
         sites = datanodes if isinstance(datanodes, tuple) else tuple(1 + n % 3 for n in range(datanodes))
@@ -80,8 +96,10 @@ class Stage(World):
         for host in self.hosts:
             host.faults.latency_ms = self.latency_ms
         self.sizes.raft = RaftLimits(journal_entries_max=60, journal_tail_entries=10, chunk_bytes=2_000)
+        self.sizes.engine = replace(self.sizes.engine, canary_ms=proof_ms, probe_ms=proof_ms)
         self.sizes.rough_start_s, self.sizes.stop_deadline_ms, self.sizes.lanes = 0.0, 1_000, Limits()
         self.calm_at, self.one_dead = 1.0, False
+        self.owners: CountingOwners = CountingOwners(self)
         self.trace.lines = deque(maxlen=200_000)
         self._story: Story | None = None
         self._said_from = 0
@@ -204,6 +222,10 @@ class Stage(World):
     def status(self, host: Host) -> NodeStatus:
         """What is committed about a datanode."""
         return self.state.nodes[host.name].status
+
+    def acked_by(self, host: Host) -> int:
+        """How many writes this datanode has acknowledged."""
+        return self.owners.by[host.name]
 
     def lease_left_s(self, host: StagedDatanode) -> float:
         """How long its agent takes itself for entitled, on its own clock."""

@@ -128,6 +128,7 @@ class World:
         library.use_clock(self._library_now_s)
         library.use_random(random.Random(f"{self.seed}/raft"))
         self.loop.set_exception_handler(self._unhandled)
+        self._collects = gc.isenabled()
         gc.disable()
         try:
             self.loop.run_until_complete(self._main())
@@ -234,7 +235,8 @@ class World:
         asyncio.set_event_loop(None)
         self.loop.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        gc.enable()
+        if self._collects:
+            gc.enable()
         self.trace.release()
 
     def _library_now_s(self) -> float:

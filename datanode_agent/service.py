@@ -192,7 +192,7 @@ class Agent:
         request = nodes_pb2.RegisterRequest(
             address=config.address, locality=config.locality, lanes=config.lanes,
             capacity_regions=config.capacity_regions, folder_id=self._folder.folder_id,
-            takeover=self._takeover and not self._registered_before,
+            takeover=self._takeover and not self._registered_before, request_id=self._around.random_id(),
         )  # fmt: skip
         try:
             reply = await self._link.register(request)

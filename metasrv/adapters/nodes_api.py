@@ -119,6 +119,7 @@ class Nodes(NodesServicer):
         state, clock = self._machine.state, self._proposer.clock
         held = state.nodes.get(node_id)
         return commands.Register(
+            request_id=request.request_id,
             node_id=node_id,
             folder_id=request.folder_id,
             locality=request.locality,

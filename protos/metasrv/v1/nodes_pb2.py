@@ -25,53 +25,53 @@ _sym_db = _symbol_database.Default()
 from protos.metasrv.v1 import types_pb2 as protos_dot_metasrv_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/metasrv/v1/nodes.proto\x12\nmetasrv.v1\x1a\x1dprotos/metasrv/v1/types.proto\"\xa6\x01\n\x0fRegisterRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08locality\x18\x03 \x01(\t\x12\r\n\x05lanes\x18\x04 \x01(\r\x12\x18\n\x10\x63\x61pacity_regions\x18\x05 \x01(\r\x12\x11\n\tfolder_id\x18\x06 \x01(\t\x12\x10\n\x08takeover\x18\x07 \x01(\x08\"Y\n\rRegisterReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\x12\x0f\n\x07\x62\x65\x61t_ms\x18\x03 \x01(\r\x12\x10\n\x08revision\x18\x04 \x01(\x04\"E\n\x0eReleaseRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0f\n\x07witness\x18\x02 \x01(\t\"\x0e\n\x0cReleaseReply\"3\n\rOrdersRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\"\xb9\x02\n\x05Order\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\x10\n\x08table_id\x18\x02 \x01(\x04\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.metasrv.v1.OrderKind\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x04\x12\x12\n\nlane_index\x18\x06 \x01(\r\x12!\n\x04\x65nds\x18\x07 \x03(\x0b\x32\x13.metasrv.v1.StayEnd\x12\x1e\n\x04over\x18\x08 \x03(\x0b\x32\x10.metasrv.v1.Lane\x12#\n\tfrom_lane\x18\t \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\x10\n\x08revision\x18\n \x01(\x04\x12\x13\n\x0b\x61\x63\x63\x65pt_loss\x18\x0b \x01(\x08\x12#\n\x08moved_to\x18\x0c \x01(\x0b\x32\x11.metasrv.v1.Route\":\n\tTrimOrder\x12\x1e\n\x04lane\x18\x01 \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\r\n\x05\x62\x65low\x18\x02 \x01(\x04\"\x9d\x01\n\x0bOrdersReply\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12!\n\x06orders\x18\x03 \x03(\x0b\x32\x11.metasrv.v1.Order\x12$\n\x05trims\x18\x04 \x03(\x0b\x32\x15.metasrv.v1.TrimOrder\x12!\n\x06tables\x18\x05 \x03(\x0b\x32\x11.metasrv.v1.Table\"_\n\nStayReport\x12\x1e\n\x04lane\x18\x01 \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\x12\n\nstay_epoch\x18\x02 \x01(\x04\x12\x0f\n\x07\x63overed\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\x8b\x07\n\x0cRegionReport\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x33\n\x07serving\x18\x03 \x01(\x0b\x32 .metasrv.v1.RegionReport.ServingH\x00\x12\x33\n\x07stopped\x18\x04 \x01(\x0b\x32 .metasrv.v1.RegionReport.StoppedH\x00\x12\x35\n\x08prepared\x18\x05 \x01(\x0b\x32!.metasrv.v1.RegionReport.PreparedH\x00\x12\x33\n\x07\x63overed\x18\x06 \x01(\x0b\x32 .metasrv.v1.RegionReport.CoveredH\x00\x12\x31\n\x06\x66\x61iled\x18\x07 \x01(\x0b\x32\x1f.metasrv.v1.RegionReport.FailedH\x00\x12\x31\n\x06\x63losed\x18\x08 \x01(\x0b\x32\x1f.metasrv.v1.RegionReport.ClosedH\x00\x1aY\n\x07Serving\x12\x18\n\x10replayed_entries\x18\x01 \x01(\x04\x12\x0f\n\x07seal_ms\x18\x02 \x01(\r\x12\x10\n\x08\x63laim_ms\x18\x03 \x01(\r\x12\x11\n\treplay_ms\x18\x04 \x01(\r\x1a`\n\x07Stopped\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x04\x12\x1e\n\x04lane\x18\x02 \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\x12\n\nstay_epoch\x18\x03 \x01(\x04\x12\x10\n\x08position\x18\x04 \x01(\x04\x1a\x42\n\x08Prepared\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x13\n\x0blag_entries\x18\x03 \x01(\x04\x1au\n\x07\x43overed\x12\x16\n\x0emanifest_epoch\x18\x01 \x01(\x04\x12\x18\n\x10manifest_version\x18\x02 \x01(\x04\x12%\n\x05stays\x18\x03 \x03(\x0b\x32\x16.metasrv.v1.StayReport\x12\x11\n\tsst_bytes\x18\x04 \x01(\x04\x1a\x92\x01\n\x06\x46\x61iled\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x1e\n\x04lane\x18\x04 \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\x12\n\nstay_epoch\x18\x05 \x01(\x04\x12\x15\n\x08position\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\x0b\n\t_position\x1a\x08\n\x06\x43losedB\x06\n\x04what\"^\n\rReportRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12)\n\x07regions\x18\x02 \x03(\x0b\x32\x18.metasrv.v1.RegionReport\"=\n\rReportRefused\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"K\n\x0bReportReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12*\n\x07refused\x18\x02 \x03(\x0b\x32\x19.metasrv.v1.ReportRefused*i\n\tOrderKind\x12\x1a\n\x16ORDER_KIND_UNSPECIFIED\x10\x00\x12\x08\n\x04OPEN\x10\x01\x12\x08\n\x04STOP\x10\x02\x12\n\n\x06RESUME\x10\x03\x12\x0b\n\x07PREPARE\x10\x04\x12\t\n\x05\x43LOSE\x10\x05\x12\x08\n\x04\x44ROP\x10\x06\x32\x8a\x02\n\x05Nodes\x12\x42\n\x08Register\x12\x1b.metasrv.v1.RegisterRequest\x1a\x19.metasrv.v1.RegisterReply\x12?\n\x07Release\x12\x1a.metasrv.v1.ReleaseRequest\x1a\x18.metasrv.v1.ReleaseReply\x12>\n\x06Orders\x12\x19.metasrv.v1.OrdersRequest\x1a\x17.metasrv.v1.OrdersReply0\x01\x12<\n\x06Report\x12\x19.metasrv.v1.ReportRequest\x1a\x17.metasrv.v1.ReportReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/metasrv/v1/nodes.proto\x12\nmetasrv.v1\x1a\x1dprotos/metasrv/v1/types.proto\"\xba\x01\n\x0fRegisterRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08locality\x18\x03 \x01(\t\x12\r\n\x05lanes\x18\x04 \x01(\r\x12\x18\n\x10\x63\x61pacity_regions\x18\x05 \x01(\r\x12\x11\n\tfolder_id\x18\x06 \x01(\t\x12\x10\n\x08takeover\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"Y\n\rRegisterReply\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\x12\x0f\n\x07\x62\x65\x61t_ms\x18\x03 \x01(\r\x12\x10\n\x08revision\x18\x04 \x01(\x04\"E\n\x0eReleaseRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12\x0f\n\x07witness\x18\x02 \x01(\t\"\x0e\n\x0cReleaseReply\"3\n\rOrdersRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\"\xb9\x02\n\x05Order\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\x10\n\x08table_id\x18\x02 \x01(\x04\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.metasrv.v1.OrderKind\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x04\x12\x12\n\nlane_index\x18\x06 \x01(\r\x12!\n\x04\x65nds\x18\x07 \x03(\x0b\x32\x13.metasrv.v1.StayEnd\x12\x1e\n\x04over\x18\x08 \x03(\x0b\x32\x10.metasrv.v1.Lane\x12#\n\tfrom_lane\x18\t \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\x10\n\x08revision\x18\n \x01(\x04\x12\x13\n\x0b\x61\x63\x63\x65pt_loss\x18\x0b \x01(\x08\x12#\n\x08moved_to\x18\x0c \x01(\x0b\x32\x11.metasrv.v1.Route\":\n\tTrimOrder\x12\x1e\n\x04lane\x18\x01 \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\r\n\x05\x62\x65low\x18\x02 \x01(\x04\"\x9d\x01\n\x0bOrdersReply\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12!\n\x06orders\x18\x03 \x03(\x0b\x32\x11.metasrv.v1.Order\x12$\n\x05trims\x18\x04 \x03(\x0b\x32\x15.metasrv.v1.TrimOrder\x12!\n\x06tables\x18\x05 \x03(\x0b\x32\x11.metasrv.v1.Table\"_\n\nStayReport\x12\x1e\n\x04lane\x18\x01 \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\x12\n\nstay_epoch\x18\x02 \x01(\x04\x12\x0f\n\x07\x63overed\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\x8b\x07\n\x0cRegionReport\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x33\n\x07serving\x18\x03 \x01(\x0b\x32 .metasrv.v1.RegionReport.ServingH\x00\x12\x33\n\x07stopped\x18\x04 \x01(\x0b\x32 .metasrv.v1.RegionReport.StoppedH\x00\x12\x35\n\x08prepared\x18\x05 \x01(\x0b\x32!.metasrv.v1.RegionReport.PreparedH\x00\x12\x33\n\x07\x63overed\x18\x06 \x01(\x0b\x32 .metasrv.v1.RegionReport.CoveredH\x00\x12\x31\n\x06\x66\x61iled\x18\x07 \x01(\x0b\x32\x1f.metasrv.v1.RegionReport.FailedH\x00\x12\x31\n\x06\x63losed\x18\x08 \x01(\x0b\x32\x1f.metasrv.v1.RegionReport.ClosedH\x00\x1aY\n\x07Serving\x12\x18\n\x10replayed_entries\x18\x01 \x01(\x04\x12\x0f\n\x07seal_ms\x18\x02 \x01(\r\x12\x10\n\x08\x63laim_ms\x18\x03 \x01(\r\x12\x11\n\treplay_ms\x18\x04 \x01(\r\x1a`\n\x07Stopped\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x04\x12\x1e\n\x04lane\x18\x02 \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\x12\n\nstay_epoch\x18\x03 \x01(\x04\x12\x10\n\x08position\x18\x04 \x01(\x04\x1a\x42\n\x08Prepared\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x13\n\x0blag_entries\x18\x03 \x01(\x04\x1au\n\x07\x43overed\x12\x16\n\x0emanifest_epoch\x18\x01 \x01(\x04\x12\x18\n\x10manifest_version\x18\x02 \x01(\x04\x12%\n\x05stays\x18\x03 \x03(\x0b\x32\x16.metasrv.v1.StayReport\x12\x11\n\tsst_bytes\x18\x04 \x01(\x04\x1a\x92\x01\n\x06\x46\x61iled\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x1e\n\x04lane\x18\x04 \x01(\x0b\x32\x10.metasrv.v1.Lane\x12\x12\n\nstay_epoch\x18\x05 \x01(\x04\x12\x15\n\x08position\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\x0b\n\t_position\x1a\x08\n\x06\x43losedB\x06\n\x04what\"^\n\rReportRequest\x12\"\n\x06sender\x18\x01 \x01(\x0b\x32\x12.metasrv.v1.Sender\x12)\n\x07regions\x18\x02 \x03(\x0b\x32\x18.metasrv.v1.RegionReport\"=\n\rReportRefused\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"K\n\x0bReportReply\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12*\n\x07refused\x18\x02 \x03(\x0b\x32\x19.metasrv.v1.ReportRefused*i\n\tOrderKind\x12\x1a\n\x16ORDER_KIND_UNSPECIFIED\x10\x00\x12\x08\n\x04OPEN\x10\x01\x12\x08\n\x04STOP\x10\x02\x12\n\n\x06RESUME\x10\x03\x12\x0b\n\x07PREPARE\x10\x04\x12\t\n\x05\x43LOSE\x10\x05\x12\x08\n\x04\x44ROP\x10\x06\x32\x8a\x02\n\x05Nodes\x12\x42\n\x08Register\x12\x1b.metasrv.v1.RegisterRequest\x1a\x19.metasrv.v1.RegisterReply\x12?\n\x07Release\x12\x1a.metasrv.v1.ReleaseRequest\x1a\x18.metasrv.v1.ReleaseReply\x12>\n\x06Orders\x12\x19.metasrv.v1.OrdersRequest\x1a\x17.metasrv.v1.OrdersReply0\x01\x12<\n\x06Report\x12\x19.metasrv.v1.ReportRequest\x1a\x17.metasrv.v1.ReportReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.metasrv.v1.nodes_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ORDERKIND']._serialized_start=2255
-  _globals['_ORDERKIND']._serialized_end=2360
+  _globals['_ORDERKIND']._serialized_start=2275
+  _globals['_ORDERKIND']._serialized_end=2380
   _globals['_REGISTERREQUEST']._serialized_start=77
-  _globals['_REGISTERREQUEST']._serialized_end=243
-  _globals['_REGISTERREPLY']._serialized_start=245
-  _globals['_REGISTERREPLY']._serialized_end=334
-  _globals['_RELEASEREQUEST']._serialized_start=336
-  _globals['_RELEASEREQUEST']._serialized_end=405
-  _globals['_RELEASEREPLY']._serialized_start=407
-  _globals['_RELEASEREPLY']._serialized_end=421
-  _globals['_ORDERSREQUEST']._serialized_start=423
-  _globals['_ORDERSREQUEST']._serialized_end=474
-  _globals['_ORDER']._serialized_start=477
-  _globals['_ORDER']._serialized_end=790
-  _globals['_TRIMORDER']._serialized_start=792
-  _globals['_TRIMORDER']._serialized_end=850
-  _globals['_ORDERSREPLY']._serialized_start=853
-  _globals['_ORDERSREPLY']._serialized_end=1010
-  _globals['_STAYREPORT']._serialized_start=1012
-  _globals['_STAYREPORT']._serialized_end=1107
-  _globals['_REGIONREPORT']._serialized_start=1110
-  _globals['_REGIONREPORT']._serialized_end=2017
-  _globals['_REGIONREPORT_SERVING']._serialized_start=1476
-  _globals['_REGIONREPORT_SERVING']._serialized_end=1565
-  _globals['_REGIONREPORT_STOPPED']._serialized_start=1567
-  _globals['_REGIONREPORT_STOPPED']._serialized_end=1663
-  _globals['_REGIONREPORT_PREPARED']._serialized_start=1665
-  _globals['_REGIONREPORT_PREPARED']._serialized_end=1731
-  _globals['_REGIONREPORT_COVERED']._serialized_start=1733
-  _globals['_REGIONREPORT_COVERED']._serialized_end=1850
-  _globals['_REGIONREPORT_FAILED']._serialized_start=1853
-  _globals['_REGIONREPORT_FAILED']._serialized_end=1999
-  _globals['_REGIONREPORT_CLOSED']._serialized_start=2001
-  _globals['_REGIONREPORT_CLOSED']._serialized_end=2009
-  _globals['_REPORTREQUEST']._serialized_start=2019
-  _globals['_REPORTREQUEST']._serialized_end=2113
-  _globals['_REPORTREFUSED']._serialized_start=2115
-  _globals['_REPORTREFUSED']._serialized_end=2176
-  _globals['_REPORTREPLY']._serialized_start=2178
-  _globals['_REPORTREPLY']._serialized_end=2253
-  _globals['_NODES']._serialized_start=2363
-  _globals['_NODES']._serialized_end=2629
+  _globals['_REGISTERREQUEST']._serialized_end=263
+  _globals['_REGISTERREPLY']._serialized_start=265
+  _globals['_REGISTERREPLY']._serialized_end=354
+  _globals['_RELEASEREQUEST']._serialized_start=356
+  _globals['_RELEASEREQUEST']._serialized_end=425
+  _globals['_RELEASEREPLY']._serialized_start=427
+  _globals['_RELEASEREPLY']._serialized_end=441
+  _globals['_ORDERSREQUEST']._serialized_start=443
+  _globals['_ORDERSREQUEST']._serialized_end=494
+  _globals['_ORDER']._serialized_start=497
+  _globals['_ORDER']._serialized_end=810
+  _globals['_TRIMORDER']._serialized_start=812
+  _globals['_TRIMORDER']._serialized_end=870
+  _globals['_ORDERSREPLY']._serialized_start=873
+  _globals['_ORDERSREPLY']._serialized_end=1030
+  _globals['_STAYREPORT']._serialized_start=1032
+  _globals['_STAYREPORT']._serialized_end=1127
+  _globals['_REGIONREPORT']._serialized_start=1130
+  _globals['_REGIONREPORT']._serialized_end=2037
+  _globals['_REGIONREPORT_SERVING']._serialized_start=1496
+  _globals['_REGIONREPORT_SERVING']._serialized_end=1585
+  _globals['_REGIONREPORT_STOPPED']._serialized_start=1587
+  _globals['_REGIONREPORT_STOPPED']._serialized_end=1683
+  _globals['_REGIONREPORT_PREPARED']._serialized_start=1685
+  _globals['_REGIONREPORT_PREPARED']._serialized_end=1751
+  _globals['_REGIONREPORT_COVERED']._serialized_start=1753
+  _globals['_REGIONREPORT_COVERED']._serialized_end=1870
+  _globals['_REGIONREPORT_FAILED']._serialized_start=1873
+  _globals['_REGIONREPORT_FAILED']._serialized_end=2019
+  _globals['_REGIONREPORT_CLOSED']._serialized_start=2021
+  _globals['_REGIONREPORT_CLOSED']._serialized_end=2029
+  _globals['_REPORTREQUEST']._serialized_start=2039
+  _globals['_REPORTREQUEST']._serialized_end=2133
+  _globals['_REPORTREFUSED']._serialized_start=2135
+  _globals['_REPORTREFUSED']._serialized_end=2196
+  _globals['_REPORTREPLY']._serialized_start=2198
+  _globals['_REPORTREPLY']._serialized_end=2273
+  _globals['_NODES']._serialized_start=2383
+  _globals['_NODES']._serialized_end=2649
 # @@protoc_insertion_point(module_scope)

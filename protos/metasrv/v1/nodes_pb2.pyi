@@ -68,6 +68,7 @@ class RegisterRequest(_message.Message):
     CAPACITY_REGIONS_FIELD_NUMBER: _builtins.int
     FOLDER_ID_FIELD_NUMBER: _builtins.int
     TAKEOVER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """where clients reach this datanode"""
     locality: _builtins.str
@@ -77,6 +78,8 @@ class RegisterRequest(_message.Message):
     folder_id: _builtins.str
     """random id kept in the locked data folder: proves succession"""
     takeover: _builtins.bool
+    request_id: _builtins.str
+    """the same over all tries of one registration: it is applied once, however late they come"""
     @_builtins.property
     def sender(self) -> _types_pb2.Sender: ...
     def __init__(
@@ -89,10 +92,11 @@ class RegisterRequest(_message.Message):
         capacity_regions: _builtins.int = ...,
         folder_id: _builtins.str = ...,
         takeover: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sender", b"sender"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity_regions", b"capacity_regions", "folder_id", b"folder_id", "lanes", b"lanes", "locality", b"locality", "sender", b"sender", "takeover", b"takeover"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity_regions", b"capacity_regions", "folder_id", b"folder_id", "lanes", b"lanes", "locality", b"locality", "request_id", b"request_id", "sender", b"sender", "takeover", b"takeover"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,6 +94,21 @@ def test_the_same_folder_supersedes_and_another_is_refused_while_the_old_one_is_
     asyncio.run(story())
 
 
+def test_the_tries_of_one_registration_are_applied_once() -> None:
+    """One that comes late, behind the answer to another try, supersedes nothing; a new registration does."""
+
+    async def story() -> None:
+        async with replica() as one, _link(one.address) as link:
+            request = _request()
+            request.request_id = "one registration"
+            first = (await link.register(request)).incarnation
+            assert (await link.register(request)).incarnation == first == one.machine.state.nodes["dn-1"].incarnation
+            request.request_id = "another"
+            assert (await link.register(request)).incarnation > first
+
+    asyncio.run(story())
+
+
 def test_a_foreign_cluster_is_refused_for_good() -> None:
     """T20: another cluster id is an error at once, not something to try again."""
 

@@ -11,6 +11,7 @@ from metasrv.adapters.to_wire import route_to_wire, tables_to_wire
 from metasrv.core import commands
 from metasrv.core.leases import LeaseBook
 from metasrv.core.machine import Machine
+from metasrv.core.placement import silent_for_now
 from metasrv.core.planner import plan_table
 from metasrv.core.records import Table
 from metasrv.core.routes import live_tables, table_routes
@@ -58,9 +59,13 @@ class Catalog(CatalogServicer):
         check_columns(columns)
         partitions = request.partitions or 1
         _check_create(request, columns, partitions)
+        inventory = self._book.inventory(state, self._proposer.clock.now_ms())
         try:
-            lanes, placement = plan_table(state, self._book.inventory(state, self._proposer.clock.now_ms()), partitions)
+            lanes, placement = plan_table(state, inventory, partitions)
         except BadInput as error:
+            unheard = silent_for_now(state, inventory)
+            if unheard:  # as after a restart of all replicas: whoever asks waits for them, within its deadline
+                raise Unknown(f"{error}; not heard for a moment, and not given up: {', '.join(unheard[:5])}") from error
             raise Refused("no_capacity", str(error)) from error
         outcome = await self._proposer.propose(
             commands.CreateTable(

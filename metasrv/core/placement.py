@@ -21,6 +21,12 @@ def dubious_ms(state: State) -> float:
     return max(2.5 * state.config.beat_ms, state.config.lease_ms / 2)
 
 
+def silent_for_now(state: State, inventory: Inventory) -> list[str]:
+    """Datanodes that take nothing for their silence only, and are not suspected for it yet: they may be heard again."""
+    up = [n.node_id for n in state.nodes.values() if n.status is NodeStatus.UP]
+    return sorted(n for n in up if inventory[n].silent_ms >= dubious_ms(state))
+
+
 def pause_of(state: State, wall_ms: int, node_id: str = "", table: str = "") -> Pause | None:
     """The pause that covers a node or a table now. An expired one does not count, whether or not it is tidied up."""
     node = state.nodes.get(node_id)

@@ -259,6 +259,11 @@ class Stage(World):
         await self.until(lambda: not history.waited_for, within_s, f"{sorted(history.waited_for)} take writes again")
         return self.loop.time() - began_s
 
+    async def reads(self, key: str) -> bool:
+        """A user reads the region of a key, strongly, and holds it against the history; whether there was an answer."""
+        assert self.clients.table is not None
+        return await self.clients._read(self.clients.table, key, strong=True)
+
     async def asks(self, asked: Awaitable[T]) -> T:
         """An operator asks for something (of `self.operators.admin`), and waits for the answer."""
 

@@ -12,6 +12,7 @@ import pytest
 from tests.integration.agent.harness import CLUSTER_ID
 from tests.integration.agent.replica import replica
 from tests.ports import free_ports
+from tests.programs import running
 
 PROGRAM = [sys.executable, "-m", "metasrv_frontend.main"]
 
@@ -71,24 +72,21 @@ def test_another_clusters_metasrv(tmp_path: Path) -> None:
 def test_a_port_in_use(tmp_path: Path) -> None:
     """Two of them on one port: the second says so."""
     path = _config(tmp_path)
-    first = subprocess.Popen([*PROGRAM, "--config", str(path)], stderr=subprocess.PIPE, text=True)
-    try:
+    with running(*PROGRAM, "--config", str(path)) as first:
         assert first.stderr is not None
         assert "frontend_started" in first.stderr.readline()
         second = subprocess.run([*PROGRAM, "--config", str(path)], capture_output=True, text=True, check=False)
         assert (second.returncode, "cannot listen" in second.stderr) == (2, True)
-    finally:
         first.send_signal(signal.SIGTERM)
         first.communicate(timeout=30)
-    assert first.returncode == 0
+        assert first.returncode == 0
 
 
 def test_metasrv_away(tmp_path: Path) -> None:
     """It starts, lives and says that it is not ready; a write is answered within its deadline, and SIGTERM ends it."""
     path = _config(tmp_path)
     address = next(line.split("'")[1] for line in path.read_text().splitlines() if line.startswith("http_listen"))
-    process = subprocess.Popen([*PROGRAM, "--config", str(path)], stderr=subprocess.PIPE, text=True)
-    try:
+    with running(*PROGRAM, "--config", str(path)) as process:
         assert process.stderr is not None
         assert "frontend_started" in process.stderr.readline()
         with httpx.Client(base_url=f"http://{address}", timeout=30) as http:
@@ -96,7 +94,6 @@ def test_metasrv_away(tmp_path: Path) -> None:
             assert http.get("/ready").status_code == 503
             answer = http.post("/v1/influxdb/write", content="m f=1", headers={"x-deadline-ms": "300"})
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
-    assert process.returncode == 0
+        assert process.returncode == 0

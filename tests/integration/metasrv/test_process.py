@@ -17,6 +17,7 @@ from metasrv.adapters.raft.journal import MARK
 from metasrv.config import load, replicated
 from tests.integration.metasrv.world import CLUSTER
 from tests.ports import free_ports
+from tests.programs import running
 
 COMMAND = [sys.executable, "-m", "metasrv.main", "--config"]
 
@@ -114,16 +115,14 @@ def test_a_process_starts_answers_and_stops(tmp_path: Path) -> None:
     """A single replica bootstraps, is ready, keeps its port and folder to itself, and ends with 0 on SIGTERM."""
     path = _toml(tmp_path)
     config = load(path)
-    with subprocess.Popen([*COMMAND, str(path)], stderr=subprocess.PIPE, text=True) as process:
-        try:
-            asyncio.run(_until_ready(config.http_listen, process))
-            assert "locked by a live process" in _one_line(path)
-            peers = f'{{ "metasrv-1" = "{config.listen}" }}'
-            again = _toml(tmp_path, data_dir=f'"{tmp_path}/other"', listen=f'"{config.listen}"', peers=peers)
-            assert f"cannot listen on {config.listen}" in _one_line(again)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            _, stderr = process.communicate(timeout=30)
+    with running(*COMMAND, str(path)) as process:
+        asyncio.run(_until_ready(config.http_listen, process))
+        assert "locked by a live process" in _one_line(path)
+        peers = f'{{ "metasrv-1" = "{config.listen}" }}'
+        again = _toml(tmp_path, data_dir=f'"{tmp_path}/other"', listen=f'"{config.listen}"', peers=peers)
+        assert f"cannot listen on {config.listen}" in _one_line(again)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=30)
         assert process.returncode == 0, stderr
         assert "Traceback" not in stderr
 
@@ -144,7 +143,7 @@ def test_a_damaged_journal_says_what_to_do(tmp_path: Path) -> None:
     """Damage in the middle of the journal: the process does not start, and its one line names the way out."""
     path = _toml(tmp_path)
     config = load(path)
-    with subprocess.Popen([*COMMAND, str(path)], stderr=subprocess.DEVNULL, text=True) as process:
+    with running(*COMMAND, str(path), stderr=subprocess.DEVNULL) as process:
         asyncio.run(_until_ready(config.http_listen, process))
         process.kill()
     journal = Path(config.data_dir) / "raft" / "journal"

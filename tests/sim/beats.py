@@ -78,6 +78,12 @@ class TaskBeats:
         self._tasks: list[asyncio.Task[None]] = []
         self.beats_sent = 0
 
+    @property
+    def lease(self) -> Lease | None:
+        """Of the incarnation that beats now."""
+        enrolled = self._beating.enrolled
+        return None if enrolled is None else enrolled.lease
+
     def start(self) -> None:
         """Start the tasks."""
         self._tasks = [asyncio.create_task(work) for work in (self._tick(), *(link.run() for link in self._links))]

@@ -7,6 +7,7 @@ from metasrv.core.events import Outcome
 from metasrv.core.machine import Machine
 from metasrv.core.records import NodeStatus, Phase
 from metasrv.core.state import State
+from tests.sim.agreement import Agreement
 from tests.sim.hosts import TIMING
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Checks:
         self._commands: dict[int, str] = {}
         self._seen: set[int] = set()
         self.failovers = 0
+        self.agreement = Agreement(world)
 
     def restored(self, revision: int) -> None:
         """All replicas begin again from what was applied up to there: another history follows."""
@@ -34,6 +36,7 @@ class Checks:
         """Hold each apply of this replica against what the others applied."""
         assert isinstance(machine, Machine)
         apply = machine.apply
+        self.agreement.watch(name, machine)
         highest = {"token": 0, "revision": 0}
         epochs: dict[int, int] = {}
 
@@ -44,6 +47,7 @@ class Checks:
             if revision <= highest["revision"]:
                 self._world.fail(f"{name} applied revision {revision} after {highest['revision']}")
             outcome = apply(revision, command)
+            self.agreement.applied(name, machine, outcome, command)
             highest["revision"] = revision
             state = machine.state
             if state.next_token < highest["token"]:

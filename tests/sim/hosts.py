@@ -238,6 +238,7 @@ class DatanodeHost(Host):
     """A datanode with its agent and its engine."""
 
     agent: Agent
+    beats: TaskBeats | None = None  # of the program that runs
     capacity_regions = 10_000
 
     @property
@@ -247,6 +248,7 @@ class DatanodeHost(Host):
 
     def prepare(self, process: SimProcess) -> None:
         """Its data folder, locked by the process."""
+        self.beats = None
         path = self.world.folder / self.name
         path.mkdir(exist_ok=True)
         identity = path / "folder.json"
@@ -269,7 +271,8 @@ class DatanodeHost(Host):
         )  # fmt: skip
 
         def beats(on_heard: Callable[..., None], on_crash: Callable[..., None]) -> TaskBeats:
-            return TaskBeats(config.metasrv, self.cluster, self.name, self.clock, on_heard)
+            self.beats = TaskBeats(config.metasrv, self.cluster, self.name, self.clock, on_heard)
+            return self.beats
 
         around = Surroundings(self.clock, self._folder, beats, NoHttp, lambda: f"{self.chance.getrandbits(128):032x}")
         self._folder.open()

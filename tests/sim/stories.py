@@ -16,7 +16,7 @@ class Stories:
         self._world = nemesis.world
         self._chance = nemesis.chance
         self.kinds: list[Callable[[], None]] = [
-            self.stops_in_trouble, self.cancels, self.silence, self.brief_cut, self.slow_opening,
+            self.stops_in_trouble, self.cancels, self.silence, self.brief_cut, self.slow_opening, self.with_old_leader,
         ]  # fmt: skip
         self.told = [*self.kinds, self.stops_in_trouble]  # twice what seldom comes to its point
         self._busy_until_s = 0.0
@@ -125,6 +125,29 @@ class Stories:
         nemesis.later(for_s, self._world.fabric.unblock_all)
         nemesis.later(for_s + 1.0, host.clock.set_rate, 1.0)
         nemesis.later(for_s + 1.0, nemesis.store.heal, host)
+
+    def with_old_leader(self) -> None:
+        """T4, P2: the leader is cut off from the other replicas, and some datanodes reach nobody but it.
+
+        They go on asking for leases of one who may not grant any more, while the next leader counts their silence.
+        """
+        nemesis, chance = self._nemesis, self._chance
+        for_s = self._world.lease_s + chance.uniform(1.0, 3.0)
+        if not self._one_at_a_time(for_s):
+            return
+        leader = nemesis.leader()
+        others = [name for name in self._replicas() if name != leader.name]
+        owner = nemesis.owner()
+        hosts = [h for h in self._world.datanodes if h is owner or chance.random() < 0.3]
+        self._world.trace.fault("with_old_leader", leader.name, for_s=round(for_s, 3))
+        self._cut(leader, others)
+        for host in hosts:
+            nemesis.befell(host.name, for_s)
+            self._cut(host, others)
+        if chance.random() < 0.3:  # its answers are late, too
+            self._world.fabric.slow_s[leader.name] = chance.uniform(0.1, 0.8)
+            nemesis.later(for_s, self._world.fabric.slow_s.pop, leader.name, 0.0)
+        nemesis.later(for_s, self._world.fabric.unblock_all)
 
     def slow_opening(self) -> None:
         """An owner is failed over to nodes whose store is slow, down, or loses replies while they seal and claim."""

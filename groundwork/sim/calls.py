@@ -57,7 +57,7 @@ class ClientCall:
         self._peer: ServerCall | None = None
         self._number = 0
         self._inbox: deque[bytes] = deque()
-        self._news: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         self._status: tuple[grpc.StatusCode, str, Metadata] | None = None
         self._cancelled = False
         self._timer: SimHandle | None = None
@@ -112,8 +112,10 @@ class ClientCall:
             self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
 
     def _tell(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for news in waiting:
+            if not news.done():
+                news.set_result(None)
 
     def _hang_up(self) -> None:
         if self._connection is not None and self._peer is not None and self._channel.process.alive:
@@ -193,10 +195,10 @@ class ClientCall:
         return self._deserialize(self._inbox.popleft())
 
     async def _wait(self) -> None:
-        if self._news is None or self._news.done():
-            self._news = asyncio.get_running_loop().create_future()
+        news = self._channel.fabric.loop.create_future()
+        self._waiting.append(news)  # one for each that waits: a task that is cancelled cancels what it awaits
         try:
-            await asyncio.shield(self._news)
+            await news
         except asyncio.CancelledError:
             self.cancel()
             raise

@@ -13,9 +13,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
 
 
 class Report(msgspec.Struct):
@@ -46,10 +49,12 @@ def fixed_hashes() -> None:
 
 def one(seed: int, trace: Path | None = None) -> Report:
     """Run one history; its trace goes to a file."""
+    from tests.sim.world import World
+
     began_s = time.process_time()
     gc.disable()
     try:
-        report = _one(seed, trace)
+        report = _told(World(seed).run(), trace)
     finally:
         gc.collect(0)  # all of it is young, and now all of it is garbage: nothing is looked through twice
         gc.enable()
@@ -57,15 +62,12 @@ def one(seed: int, trace: Path | None = None) -> Report:
     return report
 
 
-def _one(seed: int, trace: Path | None) -> Report:
-    from tests.sim.world import World
-
-    world = World(seed).run()
+def _told(world: "World", trace: Path | None) -> Report:
     history = world.clients.history
     if trace is not None:
         trace.write_text("\n".join(world.trace.lines) + "\n")
     return Report(
-        seed, world.trace.digest, world.failures, 0.0, world.virtual_s, history.writes,
+        world.seed, world.trace.digest, world.failures, 0.0, world.virtual_s, history.writes,
         history.strong_reads + history.lease_reads, world.checks.failovers, dict(world.trace.faults),
         dict(world.trace.marks), history.outages_s, history.recoveries_s, history.detections_s, world.settled_s,
     )  # fmt: skip

@@ -5,7 +5,6 @@ transfer.py), and how much one turn applies. The private names used are listed a
 """
 
 from collections.abc import Callable
-from math import inf
 from typing import Any
 
 from groundwork.core.check import require
@@ -145,12 +144,10 @@ class Core(SyncObj):  # type: ignore[misc]
 
     def tick(self, may_elect: bool) -> None:
         """Let the core work. A deadline that passes between two looks at the clock begins no election by itself."""
-        deadline_s = self._SyncObj__raftElectionDeadline
-        if not may_elect:
-            self._SyncObj__raftElectionDeadline = inf
-        self.doTick(0)
-        if not may_elect:
-            self._SyncObj__raftElectionDeadline = deadline_s
+        if self.leads or may_elect:
+            self.doTick(0)
+        elif self.behind:
+            self._SyncObj__applyLogEntries()
 
     def postpone_election(self, for_s: float | None = None) -> None:
         """By `for_s`, or as if the leader had just been heard."""

@@ -33,6 +33,7 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     moves_max: int | None = None
     rebalance_moves_max: int | None = None
     settle_ms: int | None = None
+    trim_every_ms: int | None = None
 
 
 class MetasrvConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -90,6 +90,11 @@ class SimClock:
         """Somebody sets the wall clock."""
         self._wall_offset_ms = offset_ms
 
+    @property
+    def rate(self) -> float:
+        """How fast it runs."""
+        return self._rate
+
     def set_rate(self, rate: float) -> None:
         """From now on it runs at another speed; it does not jump."""
         self._offset_ms += self._now_s() * 1000 * (self._rate - rate)

@@ -148,7 +148,7 @@ class Procedures:
                 if ended:
                     self._lane_ended_ms = now_ms
                     return [ended]
-            if age_ms >= _wait_ms(region, failure):
+            if age_ms >= wait_ms(region, failure):
                 again.append(region_id)
         if not again:
             return []
@@ -200,7 +200,8 @@ def _left_its_lane(region: Region) -> bool:
     return any((e.lane, e.stay_epoch) == (region.lane, region.stay_epoch) for e in region.ends)
 
 
-def _wait_ms(region: Region, failure: Failure) -> float:
+def wait_ms(region: Region, failure: Failure) -> float:
+    """How long a region that failed to open waits before it is tried again."""
     if failure.times == 1 and _left_its_lane(region):
         return 0.0
     return min(RETRY_MS_MAX, RETRY_MS * 2.0 ** (failure.times - 1))

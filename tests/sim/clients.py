@@ -127,12 +127,15 @@ class Clients:
             return await frontend.writer.write(pieces, frontend.clock.now_ms() + DEADLINE_MS)
 
         began_s = self._world.loop.time()
+        self._world.outages.writing[key] = (frontend.name, region_id, began_s)
         try:
             undone = await frontend.ask(write)
         except FrontendGone:
             self._world.trace.note("client", "write_unknown", key=key, number=number, via=frontend.name)
             await asyncio.sleep(GONE_S)
             return False
+        finally:
+            del self._world.outages.writing[key]
         if undone:
             self._world.trace.note("client", "write_undone", key=key, number=number, why=undone[0].refusal.code)
             return False
@@ -184,12 +187,17 @@ class Clients:
                 if loop.time() > until_s:
                     self._world.fail(f"{key} takes no writes {loop.time() - began_s:.0f} s after all faults ended")
                     return
+        self.history.complete = await self.all_read(until_s, "all faults ended")
+
+    async def all_read(self, until_s: float, since: str) -> bool:
+        """P1: nothing is wrong, so everything acknowledged can be read, through any frontend; whether it could."""
+        assert self.table is not None
         for key in self.keys:
-            while not await self._read(self.table, key, strong=True, within_ms=10_000):
-                if loop.time() > until_s:
-                    self._world.fail(f"{key} cannot be read after all faults ended")
-                    return
-        self.history.complete = True
+            while not await self._read(self.table, key, strong=True):
+                if self._world.loop.time() > until_s:
+                    self._world.fail(f"{key} cannot be read after {since}")
+                    return False
+        return True
 
 
 _TIMES = pa.timestamp("ns")

@@ -3,11 +3,12 @@
 import json
 import random
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from datanode_agent.adapters.folder import DataFolder
@@ -59,6 +60,8 @@ class Sizes:
         self.rough_start_s = chance.uniform(1.0, 6.0) if chance.random() < 0.05 else 0.0
         impatient = self.rough_start_s or chance.random() < 0.3
         self.lanes = Limits(settle_ms=chance.choice((1_000.0, 3_000.0))) if impatient else Limits()
+        # Trims that come often meet sealers and readers of a lane that others have done with.
+        self.policy = msgspec.structs.replace(POLICY, trim_every_ms=chance.choice((200, 1_000, 5_000)))
 
 
 class NoHttp:
@@ -90,8 +93,10 @@ class Host:
         self.process: SimProcess | None = None
         self.starts = 0
         self.wanted = True  # whether the service manager starts it again
+        self.holds: Callable[[str, str, str], Awaitable[None]] | None = None  # a story's hand on its store calls
         self.cluster = CLUSTER  # as its configuration says
         self.at = ""  # where it listens, if not where its machine is named
+        self.away: tuple[str, ...] = ()  # prefixes of keys that a story has out of its reach
         self.ends: list[str] = []  # how its programs ended by themselves
         self.may_refuse = False  # its configuration is wrong on purpose: that it does not start is no failure
 
@@ -126,6 +131,8 @@ class Host:
 
         async def gate(operation: str, key: str, when: str) -> None:
             process.effect()
+            if self.holds is not None:
+                await self.holds(operation, key, when)
 
         return SimObjectStore(self.world.bucket, self.faults, self.chance.getrandbits(32), gate)
 
@@ -205,7 +212,7 @@ class MetasrvHost(Host):
             cluster_id=self.cluster, node_id=self.name, locality=world.locality(self.name),
             data_dir=str(world.folder / self.name), listen=self.address, http_listen=f"{self.name}:4101",
             peers={h.name: h.address for h in dict.fromkeys((*world.metasrvs, self))},
-            object_store=ObjectStoreConfig(directory="/unused"), timing=TIMING, policy=POLICY,
+            object_store=ObjectStoreConfig(directory="/unused"), timing=TIMING, policy=world.sizes.policy,
         )  # fmt: skip
 
         def fatal(reason: str) -> Any:

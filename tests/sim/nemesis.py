@@ -314,6 +314,7 @@ class Nemesis:
         share = self.chance.choice((0.1, 0.5, 1.0))
         self.fault("reset_connections", "links", share=share)
         self.world.fabric.break_some(share)
+        self.world.outages.connections_reset()
 
     def slow_links(self) -> None:
         """Everything from and to one host takes longer."""

@@ -38,6 +38,7 @@ class Report(msgspec.Struct):
     recoveries_s: list[float]  # until a key took a write after all faults had ended, in mid-history or at the end
     detections_s: list[float]  # until a key took a write after a datanode had died and stayed dead, all else well
     settled_s: float  # until every region served and every replica was up, at the end
+    stages_s: dict[str, float]  # the longest that each stage of an outage took with all that it takes being well
 
 
 def fixed_hashes() -> None:
@@ -70,6 +71,7 @@ def _told(world: "World", trace: Path | None) -> Report:
         world.seed, world.trace.digest, world.failures, 0.0, world.virtual_s, history.writes,
         history.strong_reads + history.lease_reads, world.checks.failovers, dict(world.trace.faults),
         dict(world.trace.marks), history.outages_s, history.recoveries_s, history.detections_s, world.settled_s,
+        world.outages.longest_s,
     )  # fmt: skip
 
 
@@ -87,9 +89,6 @@ def say(report: Report) -> None:
 
 # Marks that no history here reaches, and why.
 ELSEWHERE = {
-    # A sealer must sleep through another's seal, replay, flush and the next trim, which comes every 5 s: mostly longer
-    # than a history (one in some hundreds). tests/core/storage/test_lane_races.py stops sealers at every step.
-    "seal_overtaken_by_trim",
     # A claim landed, its replay failed, and the order changed within its epoch. A replay fails by damage in the store
     # only, and that is not made here.
     "claim_had_landed",
@@ -129,6 +128,9 @@ def summary(reports: list[Report], wall_s: float) -> set[str]:
     _spread("keys that took a write again after all faults had ended", [s for r in reports for s in r.recoveries_s])
     _spread("keys that took a write after a datanode died for good", [s for r in reports for s in r.detections_s])
     _spread("histories that settled after that, every region serving", [r.settled_s for r in reports])
+    for stage in sorted({stage for r in reports for stage in r.stages_s}):
+        told = f"outages without an excuse, stage {stage!r}"
+        _spread(told, [r.stages_s[stage] for r in reports if stage in r.stages_s])
     failed = [r for r in reports if r.failures]
     print(f"{len(failed)} seeds failed{': ' + ', '.join(str(r.seed) for r in failed[:50]) if failed else ''}")
     return never

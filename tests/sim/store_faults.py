@@ -34,6 +34,7 @@ class StoreFaults:
 
     def heal(self, host: "Host") -> None:
         """The store is well as seen from here."""
+        host.holds = None
         host.faults.heal()
         host.faults.latency_ms = self._nemesis.world.latency_ms
 

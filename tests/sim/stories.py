@@ -1,5 +1,6 @@
 """Faults in several steps, for situations that single ones meet once in a thousand histories."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,10 @@ class Stories:
         self._world = nemesis.world
         self._chance = nemesis.chance
         self.kinds: list[Callable[[], None]] = [
-            self.stops_in_trouble, self.cancels, self.silence, self.brief_cut, self.slow_opening, self.with_old_leader,
+            self.stops_in_trouble, self.cancels, self.silence, self.brief_cut, self.slow_opening, self.late_sealer,
+            self.with_old_leader,
         ]  # fmt: skip
-        self.told = [*self.kinds, self.stops_in_trouble]  # twice what seldom comes to its point
+        self.told = [*self.kinds, self.stops_in_trouble, self.silence]  # twice what seldom comes to its point
         self._busy_until_s = 0.0
 
     def _one_at_a_time(self, for_s: float) -> bool:
@@ -48,7 +50,7 @@ class Stories:
         nemesis, host = self._nemesis, self._nemesis.owner()
         if not host.up or not hasattr(host, "agent") or host.process is None or not self._one_at_a_time(9.0):
             return
-        trouble = self._chance.choice(("store", "once it drains", "once it drains", "both"))
+        trouble = self._chance.choice(("store", "once it drains", "once it drains", "both", "both"))
         nemesis.fault("stops_in_trouble", host.name, 9.0, trouble=trouble)
         if trouble == "once it drains":  # regions are on their way when the link goes, and it has things to report
             after_s = self._chance.choice((0.0, 0.0, 0.1)) * self._chance.random()
@@ -171,3 +173,46 @@ class Stories:
         else:  # it goes on, and commits what it flushed meanwhile
             self._cut(owner, self._replicas())
             nemesis.later(self._world.lease_s + 1.0, self._world.fabric.unblock_all)
+
+    def late_sealer(self) -> None:
+        """HOLES: a sealer sleeps between looking for a lane's end and its SEAL, while others seal, replay and trim it.
+
+        The owner is a zombie that goes on writing for those with an old route. The first that is to take over is held
+        before its SEAL, and is failed over itself; it wakes when the second one has had the lane trimmed. The name that
+        it wanted is free again by then, and below the trim marker.
+        """
+        nemesis, world = self._nemesis, self._world
+        if not self._one_at_a_time(11.0):
+            return
+        owner, lease_s = nemesis.owner(), world.lease_s
+        nemesis.fault("late_sealer", owner.name, 11.0)
+        world.clocks_lie = True
+        owner.clock.set_rate(0.02)
+        nemesis.later(11.0, owner.clock.set_rate, 1.0)
+        for cut in (owner, *world.frontends):
+            self._cut(cut, self._replicas())
+        for frontend in world.frontends:  # until the owner has written more
+            nemesis.later(2 * lease_s - 0.5, self._cut, frontend, self._replicas(), False)
+        others = [host for host in world.datanodes if host is not owner]
+
+        def held(sealer: "Host") -> None:
+            for host in others:
+                host.holds = None
+            nemesis.fault("held_before_its_seal", sealer.name, 8.0)
+            self._cut(sealer, self._replicas())
+            on_line = world.trace.on_line
+            nemesis.later(lease_s, on_line.__setitem__, "lane_trimmed", lambda: nemesis.store.heal(sealer))
+            nemesis.later(lease_s + 4.0, nemesis.store.heal, sealer)
+
+        for host in others:
+            host.holds = functools.partial(_before_a_seal, host, f"lanes/{owner.name}/", held)
+        nemesis.later(11.0, world.fabric.unblock_all)
+
+
+async def _before_a_seal(
+    host: "Host", under: str, held: Callable[["Host"], None], operation: str, key: str, when: str
+) -> None:
+    if operation == "create" and when == "before" and key.startswith(under) and "/trim/" not in key:
+        host.faults.healed.clear()
+        held(host)
+        await host.faults.healed.wait()

@@ -23,6 +23,7 @@ from tests.sim.history import HEALED, ONE_DEAD, ONE_DEAD_AND_LEADER, OUTAGE_S_MA
 from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost, Sizes
 from tests.sim.nemesis import Nemesis
 from tests.sim.operators import Operators
+from tests.sim.outages import Outages
 from tests.sim.owners import Owners
 from tests.sim.raft.crashing_disk import PowerLost
 from tests.sim.trace import Trace
@@ -51,6 +52,7 @@ class World:
         self.sizes = Sizes(random.Random(f"{seed}/sizes"))
         self.checks = Checks(self)
         self.owners = Owners(self)
+        self.outages = Outages(self)
         self.metasrvs = [MetasrvHost(self, f"metasrv-{n}", n) for n in (1, 2, 3)]
         [nodes] = self.chance.choices(*zip(*DATANODES.items(), strict=True))
         if nodes > 4:
@@ -144,6 +146,7 @@ class World:
             host.start()
         self.clients.start()
         self.operators.start()
+        self.outages.start()
         if self.sizes.rough_start_s:
             self.trace.fault("rough_start", "store", for_s=self.sizes.rough_start_s)
             for host in self.hosts:
@@ -176,9 +179,11 @@ class World:
             await asyncio.sleep(self.active_s - first_s)
 
     async def _calm(self) -> None:
-        """In mid-history: everything heals, and goes on once every key has taken a write again, within the bound."""
+        """In mid-history: everything heals, and goes on once every key was written and read again, within the bound."""
         self.nemesis.rest()
+        until_s = self.loop.time() + HEALED.seconds + 1.0
         await self._all_written(HEALED)
+        await self.clients.all_read(until_s, "everything healed in mid-history")
 
     async def _one_stays_dead(self) -> None:
         """Nothing is wrong but that one datanode is dead (P3), and perhaps the leader died with it (P5)."""

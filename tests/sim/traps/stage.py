@@ -24,7 +24,7 @@ from metasrv.core.events import Event
 from metasrv.core.records import NodeStatus, Phase, Region
 from metasrv.core.state import State
 from tests.sim.history import Bound
-from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost
+from tests.sim.hosts import POLICY, TIMING, DatanodeHost, Host, MetasrvHost
 from tests.sim.owners import Owners
 from tests.sim.world import World
 
@@ -98,6 +98,7 @@ class Stage(World):
         self.sizes.raft = RaftLimits(journal_entries_max=60, journal_tail_entries=10, chunk_bytes=2_000)
         self.sizes.engine = replace(self.sizes.engine, canary_ms=proof_ms, probe_ms=proof_ms)
         self.sizes.rough_start_s, self.sizes.stop_deadline_ms, self.sizes.lanes = 0.0, 1_000, Limits()
+        self.sizes.policy = POLICY
         self.calm_at, self.one_dead = 1.0, False
         self.owners: CountingOwners = CountingOwners(self)
         self.trace.lines = deque(maxlen=200_000)

@@ -31,6 +31,7 @@ class Checks:
         """All replicas begin again from what was applied up to there: another history follows."""
         self._commands = {r: digest for r, digest in self._commands.items() if r <= revision}
         self._seen = {r for r in self._seen if r <= revision}
+        self.agreement.begin_again()
 
     def watch(self, name: str, machine: Any) -> None:
         """Hold each apply of this replica against what the others applied."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import re
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,9 +16,10 @@ from metasrv_frontend.adapters.engine import Engine, NoSuchTable, QueryFailed
 from metasrv_frontend.adapters.scanner import Budget, Pool, Scanner, TooMuchData
 from metasrv_frontend.config import FrontendConfig
 from metasrv_frontend.core.pushdown import Need, regions_of_need
+from metasrv_frontend.core.query_depth import check_depth
 from metasrv_frontend.core.results import Code, affected, description, listing
 from metasrv_frontend.core.rows import padded, partitions_of_batch, split
-from metasrv_frontend.core.sql_words import Kind, Statement
+from metasrv_frontend.core.sql_words import Kind, Statement, statements
 from metasrv_frontend.core.statements import (
     QUERIES,
     CreateTable,
@@ -79,10 +79,11 @@ class Queries:
         Raises QueryFailed, BadInput, Refused, Unknown, RegionUnreadable, TooMuchData, NotWritten.
         """
         if statement.verb in QUERIES:
+            check_depth(statement)
             if len(self._running) >= self._config.in_flight_queries_max:
                 raise Busy(len(self._running))
             return await self._by_deadline(self._select(statement, strong, until_ms), until_ms)
-        parsed = parse(statement)
+        parsed = await self._ingest.worked(len(statement.text), functools.partial(parse, statement))
         left_ms = max(1.0, until_ms - self._clock.now_ms())
         match parsed:
             case CreateTable():
@@ -119,6 +120,10 @@ class Queries:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # perhaps nobody asks any more
+
+    async def read(self, sql: str) -> list[Statement]:
+        """The statements of a text. Raises SqlSyntax."""
+        return await self._ingest.worked(len(sql), functools.partial(statements, sql))
 
     async def _create(self, create: CreateTable, left_ms: float) -> None:
         try:
@@ -225,5 +230,16 @@ def _like(name: str, pattern: str | None) -> bool:
     """SQL's LIKE: % is any text, _ any character."""
     if pattern is None:
         return True
-    regex = "".join(".*" if c == "%" else "." if c == "_" else re.escape(c) for c in pattern)
-    return re.fullmatch(regex, name, re.DOTALL) is not None
+    at = place = 0
+    many, behind = -1, 0  # the last %, and how much of the name it does not take
+    while at < len(name):
+        if place < len(pattern) and pattern[place] == "%":
+            many, behind, place = place, at, place + 1
+        elif place < len(pattern) and pattern[place] in ("_", name[at]):
+            at, place = at + 1, place + 1
+        elif many >= 0:  # only the last one takes more: never all ways to share a name out
+            behind += 1
+            at, place = behind, many + 1
+        else:
+            return False
+    return not pattern[place:].strip("%")

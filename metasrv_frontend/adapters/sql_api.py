@@ -19,7 +19,7 @@ from metasrv_frontend.adapters.engine import QueryFailed
 from metasrv_frontend.adapters.scanner import PoolEmpty, RegionUnreadable, TooMuchData
 from metasrv_frontend.config import FrontendConfig
 from metasrv_frontend.core.results import Code, failure, records, success
-from metasrv_frontend.core.sql_words import SQL_BYTES_MAX, BadValue, NoColumn, SqlSyntax, Unsupported, statements
+from metasrv_frontend.core.sql_words import SQL_BYTES_MAX, BadValue, NoColumn, SqlSyntax, Unsupported
 from metasrv_frontend.ingest import NotWritten
 from metasrv_frontend.metrics import Metrics
 from metasrv_frontend.query import Busy, Output, Queries
@@ -70,7 +70,7 @@ class SqlApi:
         """What each statement came to: together no more than one query may hold."""
         outputs: list[Output] = []
         size = 0
-        for statement in statements(asked["sql"]):
+        for statement in await self._queries.read(asked["sql"]):
             output = await self._queries.execute(statement, asked.get("consistency") == "strong", until_ms)
             if asked.get("format") == "arrow":  # which answers the last one only
                 outputs = [output]

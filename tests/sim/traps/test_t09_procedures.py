@@ -2,7 +2,7 @@
 
 import pytest
 
-from groundwork.core.errors import Refused
+from groundwork.core.errors import BadInput
 from metasrv.core.records import NodeStatus, Phase
 from tests.sim.traps.stage import DRIFT, HAND_OFF_S, LEASE_S, TICK_S, Stage
 from tests.sim.traps.told import told
@@ -22,7 +22,7 @@ async def test_t09_two_procedures_for_one_region(stage: Stage) -> None:
     first.faults.latency_ms = second.faults.latency_ms = (100.0, 200.0)  # so that the target tails for a while
     await stage.asks(admin.migrate([region_id], first.name, request_id="to-the-first"))
     attempt = stage.state.migrations[region_id].attempt
-    with pytest.raises(Refused, match="is being moved already"):
+    with pytest.raises(BadInput, match="is being moved already"):
         await stage.asks(admin.migrate([region_id], second.name, request_id="to-the-second"))
     await stage.asks(admin.drain(owner.name, request_id="away"))
     assert stage.state.migrations[region_id].attempt == attempt

@@ -208,14 +208,13 @@ class RelayLink:
     async def _stream(self, leader: str) -> None:
         call = ReplicasStub(self._peers.channel(leader)).Relay()
         reader = asyncio.create_task(self._read(call))
+        reader.add_done_callback(lambda _: self._poke.set())
         try:
             while self._consensus.leadership().leader_id == leader and not reader.done():
                 self._poke.clear()
                 batch = self._take()
                 if batch is None:
-                    poke = asyncio.create_task(self._poke.wait())
-                    await asyncio.wait({poke, reader}, return_when=asyncio.FIRST_COMPLETED)
-                    poke.cancel()
+                    await self._poke.wait()
                 else:
                     await call.write(batch)
             if reader.done():

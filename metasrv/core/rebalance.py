@@ -20,10 +20,13 @@ def plan_rebalance(state: State, inventory: Inventory, wall_ms: int, tried: Coll
     """At most one batch of moves, from the fullest datanode to the emptiest that has settled. `tried`: not these."""
     if state.migrations or state.drains or not state.config.rebalance_moves_max or state.lost_lanes():
         return []
+    settled = {n for n, view in inventory.items() if view.settled and not view.doubtful}
+    if not settled or any(n.status is NodeStatus.SUSPECT for n in state.nodes.values()):
+        return []
     pool = Pool(state, inventory)
     calm = [n for n in pool.nodes() if not pause_of(state, wall_ms, n)]
-    targets = [n for n in calm if inventory[n].settled and not inventory[n].doubtful]
-    if not targets or any(n.status is NodeStatus.SUSPECT for n in state.nodes.values()):
+    targets = [n for n in calm if n in settled]
+    if not targets:
         return []
     counts = {n: state.node_region_count(n) for n in calm}
     capacity = {n: state.nodes[n].capacity_regions or UNLIMITED for n in calm}

@@ -16,7 +16,7 @@ from groundwork.adapters.lanes.places import Limits
 from groundwork.core.errors import ConsensusError, StoreUnavailable
 from groundwork.core.manifest import StayKey
 from groundwork.sim.objects import SimObjectStore
-from groundwork.sim.processes import SimProcess
+from groundwork.sim.processes import Crashed, SimProcess
 from metasrv.adapters.raft import RaftLimits
 from metasrv.adapters.raft.replica import Replica
 from metasrv.core.commands import AnyCommand
@@ -40,6 +40,7 @@ DRIFT = 1.011  # what runs on a clock that is slow by 1 %, as some are, takes so
 HAND_OFF_S = 1.0  # P3's second: two commits, seal, claim, replay and the new route
 ALL_WELL_S = 8.0
 WAITED_FOR_S = 0.02
+STORY_S_MAX = 120.0
 LANES = ("lanes/",)  # the log
 NO_LANES = ("regions/", "probes/", "cluster/")  # all else that is in the store
 
@@ -125,7 +126,8 @@ class Stage(World):
             self.clients.calm.set()  # users are busy all the time
             self._said_from, self.told_from = len(self.trace.lines), self.state.revision
             self.trace.note("story", "begins")
-            await self._story(self)
+            async with asyncio.timeout(STORY_S_MAX):
+                await self._story(self)
         except Exception as error:  # noqa: BLE001  it is what the story found; the checks still have their say
             self.fail("the story: " + "".join(traceback.format_exception(error))[-2_500:])
 
@@ -304,6 +306,22 @@ class Stage(World):
             host.wanted = again
         for host in hosts:
             host.crash(power_lost)
+
+    def loses_power_in_its_vote(self, host: MetasrvHost, died: list[MetasrvHost]) -> None:
+        """It loses power between a vote for another replica and the sync of that vote; only the first of those told."""
+        disk, journal, sync = host.disk, self.raft(host).journal, host.disk.sync
+        term = journal.getCurrentTerm()
+
+        def synced(descriptor: int) -> None:
+            voted = journal.getVotedForNodeId() not in (None, host.name) and journal.getCurrentTerm() > term
+            if voted and not died:
+                died.append(host)
+                self.befalls("power_lost_in_its_vote", host)
+                self._context.copy().run(host.crash, True)  # what its peers notice later is no callback of its own
+                raise Crashed(host.name)
+            sync(descriptor)
+
+        disk.sync = synced  # type: ignore[method-assign]
 
     def pause(self, host: Host) -> None:
         """SIGSTOP."""

@@ -15,8 +15,8 @@ class Shards(Generic[V]):
     """A dict from int to V with cheap frozen copies."""
 
     def __init__(self) -> None:
-        self._shards: list[dict[int, V]] = [{} for _ in range(SHARDS)]
-        self._mine = bytearray(b"\1" * SHARDS)  # not held by any snapshot
+        self._shards: list[dict[int, V]] = [{}] * SHARDS  # one for all: the first write to a shard copies it
+        self._mine = bytearray(SHARDS)  # 1: held by nobody else
         self._len = 0
 
     @staticmethod
@@ -60,6 +60,5 @@ class Shards(Generic[V]):
 
     def items(self) -> Iterator[tuple[int, V]]:
         """All entries, in no useful order."""
-        for shard in self._shards:
-            if shard:  # most are empty in a small cluster
-                yield from shard.items()
+        for shard in filter(None, self._shards):  # most are empty in a small cluster
+            yield from shard.items()

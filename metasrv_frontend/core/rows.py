@@ -20,6 +20,7 @@ from metasrv_frontend.core.line_values import BadLine
 
 # One write of one region: well below the message limit, so that a lane's group commit stays a reasonable object.
 PIECE_BYTES_MAX = 4 << 20
+NULLS_KEPT_MAX = 1 << 16  # so many are kept of each type, for the batches of queries and of ordinary bodies
 FEW_ROWS = 64  # a list is quicker than the compute library up to here
 
 
@@ -176,9 +177,15 @@ def padded(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _nulls(kind: pa.DataType, rows: int) -> "pa.Array[Any]":
+    if rows > NULLS_KEPT_MAX:
+        return _made_nulls(kind, rows)  # with the batch they go: one big body must not cost memory for ever
     return _many_nulls(kind, 1 << max(0, rows - 1).bit_length()).slice(0, rows)
+
+
+def _made_nulls(kind: pa.DataType, rows: int) -> "pa.Array[Any]":
+    return pa.array([None], kind).take(np.zeros(rows, dtype=np.int64))
 
 
 @functools.lru_cache(maxsize=32)
 def _many_nulls(kind: pa.DataType, rows: int) -> "pa.Array[Any]":
-    return pa.array([None], kind).take(np.zeros(rows, dtype=np.int64))
+    return _made_nulls(kind, rows)

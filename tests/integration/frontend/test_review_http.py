@@ -137,3 +137,19 @@ def test_a_body_that_never_ends_holds_nothing_beyond_its_deadline(path: str) -> 
             assert "frontend_in_flight_bytes 0.0" in (await w.http.get("/metrics")).text
 
     asyncio.run(story())
+
+
+def test_a_query_too_deep_for_the_engine_is_refused_before_it_is_planned() -> None:
+    """It ended the process; and the text of an INSERT that is long is no query, and is not held to that."""
+
+    async def story() -> None:
+        async with world() as w:
+            deep = await w.sql("SELECT 1" + " + 1" * 20_000)
+            assert (deep.status_code, deep.json()["code"]) == (400, 1001), deep.text
+            explained = await w.sql("EXPLAIN SELECT 1" + " + 1" * 20_000)
+            assert (explained.status_code, explained.json()["code"]) == (400, 1001)
+            await w.sql("CREATE TABLE cpu (ts TIMESTAMP TIME INDEX, v DOUBLE)")
+            long = await w.sql("INSERT INTO cpu VALUES " + ", ".join(["(-1, -1.5)"] * 2_000) + ", (1, TRUE)")
+            assert (long.status_code, long.json()["code"]) == (400, 1004)
+
+    asyncio.run(story())

@@ -1,6 +1,8 @@
 """Checkers of the replicated state, on every seed."""
 
 import hashlib
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from metasrv.core.events import Outcome
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
+# Whom a failover's sentence names: silent, unwell, restarted, or with appends that hang.
+BLAMED = re.compile(r"(dn-\d+)(?: \([^)]*\))? (?:silent|is unwell|restarted)|of (dn-\d+) hang")
 PLANNED = ("Failover", "StartMigration", "CreateTable")
 
 
@@ -77,6 +81,7 @@ class Checks:
                 self._named_cause(event.node_ids)
             if event.kind == "failover":
                 self.failovers += 1
+                self._named_cause(sorted(set().union(*BLAMED.findall(event.sentence)) - {""}))
         if outcome.kind in PLANNED and not outcome.refused:
             self._placed(outcome, state)
 
@@ -94,10 +99,10 @@ class Checks:
             if node is None or node.status is not NodeStatus.UP or node.incarnation != lane.incarnation:
                 self._world.fail(f"{told}, which is not up")
 
-    def _named_cause(self, node_ids: tuple[str, ...]) -> None:
+    def _named_cause(self, node_ids: Iterable[str]) -> None:
         for node_id in node_ids:
             if not self._world.nemesis.had_cause(node_id):
-                self._world.fail(f"{node_id} is suspected, and nothing had befallen it")
+                self._world.fail(f"{node_id} is suspected or failed over, and nothing had befallen it")
 
     def at_the_end(self) -> None:
         """Everything has healed: replicas agree, every region serves on a node that is up."""

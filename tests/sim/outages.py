@@ -30,7 +30,7 @@ ASKED_S = (
     0.3 + TICK_S
 )  # a leader that doubts itself asks the others, again for each datanode that it has not asked about
 SILENT_S = LEASE_S * DRIFT + TICK_S + 1.0  # and a second for two commits and what was on its way
-PLACED_S = TICK_S + 1.0
+PLACED_S = 2 * BEAT_S * DRIFT + TICK_S + 1.0  # a new leader judges nobody for two beats while a replica is dead
 OPENED_S = STALL_S + BACKOFF_S + 1.0  # the order is found on another stream; then seal, claim, replay
 STOPPED_S = 2.0 * DRIFT + TICK_S + 1.0  # stop_deadline_ms, then the move is cancelled
 FOUND_S = STALL_S + BACKOFF_S + 1.0  # routes come on another stream, the owner is reached again
@@ -185,7 +185,8 @@ class Outages:
             told = f"region {region_id:#x}"
             if phase is Phase.LOST:
                 stage: tuple[object, ...] = ("lost", region_id, region.epoch)
-                self._hold(PLACED_S, max(ready_s, self._lasts(*stage)), f"{told} was lost and given to nobody", *stage)
+                bound_s = PLACED_S + len(state.nodes) * ASKED_S
+                self._hold(bound_s, max(ready_s, self._lasts(*stage)), f"{told} was lost and given to nobody", *stage)
             elif phase is Phase.OPENING:
                 failure = state.failures.get(region_id)
                 stage = ("opening", region_id, region.epoch, failure.times if failure else 0)

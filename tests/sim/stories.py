@@ -198,6 +198,7 @@ class Stories:
         def held(sealer: "Host") -> None:
             for host in others:
                 host.holds = None
+            sealer.holds = _held  # until its store heals: it is not well
             nemesis.fault("held_before_its_seal", sealer.name, 8.0)
             self._cut(sealer, self._replicas())
             on_line = world.trace.on_line
@@ -207,6 +208,10 @@ class Stories:
         for host in others:
             host.holds = functools.partial(_before_a_seal, host, f"lanes/{owner.name}/", held)
         nemesis.later(11.0, world.fabric.unblock_all)
+
+
+async def _held(operation: str, key: str, when: str) -> None:
+    """What else it asks of the store goes on."""
 
 
 async def _before_a_seal(

@@ -82,7 +82,7 @@ class Stage(World):
 
     def __init__(
         self, seed: int = 1, *, datanodes: int | tuple[int, ...] = 3, keys: int = 4, regions: int = 4, lanes: int = 1,
-        capacity: int = 10_000, proof_ms: float = 1_000,
+        capacity: int = 10_000, proof_ms: float = 1_000, unwell_ms: int = 2_500,
     ) -> None:  # fmt: skip
         super().__init__(seed, active_s=0.0)
         sites = datanodes if isinstance(datanodes, tuple) else tuple(1 + n % 3 for n in range(datanodes))
@@ -99,7 +99,7 @@ class Stage(World):
         self.sizes.raft = RaftLimits(journal_entries_max=60, journal_tail_entries=10, chunk_bytes=2_000)
         self.sizes.engine = replace(self.sizes.engine, canary_ms=proof_ms, probe_ms=proof_ms)
         self.sizes.rough_start_s, self.sizes.stop_deadline_ms, self.sizes.lanes = 0.0, 1_000, Limits()
-        self.sizes.policy = POLICY
+        self.sizes.policy = replace(POLICY, unwell_ms=unwell_ms)
         self.calm_at, self.one_dead = 1.0, False
         self.owners: CountingOwners = CountingOwners(self)
         self.trace.lines = deque(maxlen=200_000)

@@ -41,7 +41,7 @@ def _nobody_moved(stage: Stage) -> None:
     assert stage.events("suspect", "failover", "register") == []
 
 
-@told()
+@told(keys=2)
 async def test_t13_snapshot_and_configuration_disagree(stage: Stage) -> None:
     """T13: snapshot and configuration disagree on where the replicas are; the configuration is believed.
 
@@ -72,7 +72,7 @@ async def test_t13_snapshot_and_configuration_disagree(stage: Stage) -> None:
     _nobody_moved(stage)
 
 
-@told()
+@told(keys=2)
 async def test_t14_the_address_of_a_peer_changes(stage: Stage) -> None:
     """T14: a peer's address changes; replicas are told one by one, nobody is failed over, and it leads from there.
 
@@ -101,7 +101,7 @@ async def test_t14_the_address_of_a_peer_changes(stage: Stage) -> None:
     _nobody_moved(stage)
 
 
-@told()
+@told(keys=2)
 async def test_t15_a_replica_lists_itself(stage: Stage) -> None:
     """T15: a replica lists itself as a peer; it is not dialled by itself and counts once, neither twice nor never."""
     assert all(host.name in host.service.config.peers for host in stage.metasrvs)

@@ -6,20 +6,30 @@ from tests.sim.traps.told import told
 
 SETTLE_S = (POLICY.settle_ms or 0) / 1000
 UNWELL_S = (POLICY.unwell_ms or 0) / 1000
-SLOW_MS = (1_500.0, 2_000.0)  # each way: an append or a probe takes longer than a datanode may take
-# Until what a slow node no longer does is seen: what was under way when it became slow, the age that condemns it, the
-# beat that says so (both on a clock that may be slow), and a tick.
-SEEN_SLOW_S = DRIFT * (UNWELL_S + BEAT_S) + TICK_S
+# Where several are slow: as patient as the default, so that the second is half-way to unwell, as its last beat says,
+# when the first one is.
+PATIENT_MS = 6_000
+APART_S = 1.0  # between the first that becomes slow and the last: more than a beat
+SLOW_MS = (2_500.0, 3_000.0)  # each way: an append or a probe takes longer than a datanode may take
 CALLS_S = 4 * SLOW_MS[1] / 1000  # what a slow node has asked of the store, one after the other, is still on its way
+
+
+def _seen_slow_s(unwell_s: float, times: float = 1.0) -> float:
+    """Until it is seen what a slow node no longer does.
+
+    The answer that was on its way when it became slow, the age that condemns it, the beat that says so, and a tick.
+    """
+    return times * SLOW_MS[1] / 1000 + DRIFT * (unwell_s + BEAT_S) + TICK_S
+
+
 MOVE_S = 0.5  # one region's move, and a tick until the next is decided
 DETECTION_S = DRIFT * LEASE_S + TICK_S + HAND_OFF_S  # P3
 
 
-def _slow(stage: Stage, *hosts: DatanodeHost) -> None:
-    """The store answers them slowly from now on: they work, and too slowly."""
-    stage.befalls("store_slow", *hosts, silent_s=60.0)
-    for host in hosts:
-        host.faults.latency_ms = SLOW_MS
+def _slow(stage: Stage, host: DatanodeHost, times: float = 1.0) -> None:
+    """The store answers it slowly from now on: it works, and too slowly."""
+    stage.befalls("store_slow", host, silent_s=60.0)
+    host.faults.latency_ms = (times * SLOW_MS[0], times * SLOW_MS[1])
 
 
 def _given(stage: Stage, host: DatanodeHost) -> set[int]:
@@ -28,15 +38,18 @@ def _given(stage: Stage, host: DatanodeHost) -> set[int]:
     return set(stage.regions_on(host)) | coming
 
 
-@told(regions=6)
+@told(regions=6, keys=2)
 async def test_t16_a_slow_node_recovers(stage: Stage) -> None:
     """T16: a slow node recovers; it is given its share back, neither at once nor never."""
-    victim = stage.an_owner()
-    share = len(stage.regions_on(victim))
-    assert share == 2
+    share = 2
+    await stage.until(
+        lambda: all(len(stage.regions_on(h)) == share for h in stage.datanodes),
+        SETTLE_S + BEAT_S + 3 * MOVE_S, "each has its share",
+    )  # fmt: skip
+    victim, moved = stage.an_owner(), len(stage.events("migration"))
 
     _slow(stage, victim)
-    await stage.until(lambda: not stage.regions_on(victim), SEEN_SLOW_S, "the slow node is given up")
+    await stage.until(lambda: not stage.regions_on(victim), _seen_slow_s(UNWELL_S), "the slow node is given up")
     [lost] = stage.events("failover")
     assert "is unwell" in lost.sentence
     await stage.writes_go_on(HAND_OFF_S, since="the slow node was given up")
@@ -45,8 +58,8 @@ async def test_t16_a_slow_node_recovers(stage: Stage) -> None:
     stage.store_heals(victim)
     await stage.passes(SETTLE_S - 2 * TICK_S)
     assert not _given(stage, victim), "not at once"
-    _slow(stage, victim)
-    await stage.passes(SEEN_SLOW_S)
+    victim.faults.hang = True
+    await stage.passes(_seen_slow_s(UNWELL_S))
     assert not _given(stage, victim)
 
     stage.store_heals(victim)
@@ -62,19 +75,22 @@ async def test_t16_a_slow_node_recovers(stage: Stage) -> None:
     await stage.passes(SETTLE_S)
     assert len(stage.events("migration")) == moves, "and then nothing moves any more"
     assert len(stage.events("failover")) == 1
+    assert moves > moved
 
 
-@told(datanodes=5, regions=10, keys=10)
+@told(datanodes=5, regions=10, keys=4, proof_ms=500, unwell_ms=PATIENT_MS)
 async def test_t17_several_slow_nodes(stage: Stage) -> None:
     """T17: several nodes are slow; none of them is given what another had, to be lost again a moment later."""
     first, second = stage.datanodes[:2]
 
     # One after the other: when the first is given up, the second looks well for another moment.
-    _slow(stage, first)
-    await stage.passes(UNWELL_S / 2)
-    _slow(stage, second)
+    _slow(stage, first, 3.0)
+    await stage.passes(APART_S)
+    _slow(stage, second, 3.0)
     await stage.until(
-        lambda: not (stage.regions_on(first) or stage.regions_on(second)), SEEN_SLOW_S, "both are given up"
+        lambda: not (stage.regions_on(first) or stage.regions_on(second)),
+        _seen_slow_s(PATIENT_MS / 1000, 3.0),
+        "both are given up",
     )
     both = stage.events("failover")
     assert [e.sentence.split(" is unwell")[0] for e in both] == [first.name, second.name]
@@ -84,7 +100,7 @@ async def test_t17_several_slow_nodes(stage: Stage) -> None:
     await stage.writes_go_on(HAND_OFF_S, since="both slow nodes were given up")
 
 
-@told(datanodes=5, regions=10, keys=10)
+@told(datanodes=5, regions=10, keys=4, proof_ms=500, unwell_ms=PATIENT_MS)
 async def test_t17_most_nodes_are_slow(stage: Stage) -> None:
     """T17: most nodes are slow; what they share must be slow, so nothing moves, and they are not judged one by one.
 
@@ -95,10 +111,14 @@ async def test_t17_most_nodes_are_slow(stage: Stage) -> None:
     for host in slow:
         stage.befalls("store_hangs", host, silent_s=60.0)
         host.faults.hang = True
-        await stage.passes(BEAT_S / 2)
+        await stage.passes(APART_S / 2)
 
-    await stage.until(lambda: bool(stage.events("not_failed_over")), SEEN_SLOW_S, "it is said that nothing is moved")
-    await stage.passes(3 * UNWELL_S)
+    await stage.until(
+        lambda: bool(stage.events("not_failed_over")),
+        _seen_slow_s(PATIENT_MS / 1000),
+        "it is said that nothing is moved",
+    )
+    await stage.passes(PATIENT_MS / 1000)
     assert stage.events("not_failed_over")[0].sentence.startswith(
         "3 of 5 datanodes are unwell at once, or soon will be"
     )
@@ -108,7 +128,7 @@ async def test_t17_most_nodes_are_slow(stage: Stage) -> None:
     await stage.writes_go_on(HAND_OFF_S, since="the store answered again")
 
 
-@told(datanodes=(2, 2, 3, 3), regions=12, keys=12, capacity=5)
+@told(datanodes=(2, 2, 3, 3), regions=12, keys=6, capacity=5)
 async def test_t18_a_site_vanishes(stage: Stage) -> None:
     """T18: a site vanishes; the last one is not stampeded: it takes what it stated room for, and the rest waits."""
     lost, left = stage.datanodes[:2], stage.datanodes[2:]
@@ -119,10 +139,11 @@ async def test_t18_a_site_vanishes(stage: Stage) -> None:
 
     bound_s = DETECTION_S if leads_on else DETECTION_S + 2 * ELECTION_S
     await stage.until(lambda: bool(stage.events("not_failed_over")), bound_s, "what has no room is said to wait")
-    # One command for each as its lease ends, within a beat of each other: no wave after wave.
-    both = stage.events("failover")
-    assert [e.sentence.split(" ")[0] for e in both] == sorted(h.name for h in lost)
-    assert both[1].wall_ms - both[0].wall_ms <= BEAT_S * 1000
+    # One command, or one for each as its lease ends, within a beat: no wave after wave.
+    failovers = stage.events("failover")
+    assert all(any(f"{h.name} (site-2/zone-a) silent" in e.sentence for e in failovers) for h in lost)
+    assert failovers[-1].wall_ms - failovers[0].wall_ms <= BEAT_S * 1000
+    assert len(failovers) <= len(lost)
     [waits] = stage.events("not_failed_over")
     assert "2 regions waiting" in waits.sentence
     assert "no room left" in waits.sentence
@@ -131,7 +152,7 @@ async def test_t18_a_site_vanishes(stage: Stage) -> None:
     await stage.writes_go_on(HAND_OFF_S, placed, since="the site's regions had new owners")
     await stage.passes(2 * LEASE_S)
     assert sorted(len(stage.regions_on(h)) for h in left) == [5, 5]
-    assert stage.events("failover") == both
+    assert stage.events("failover") == failovers
 
     # One node of the site returns: it is given what waits, at once; the others keep theirs.
     lost[0].start()

@@ -6,10 +6,10 @@ from tests.sim.traps.stage import BEAT_S, DRIFT, ELECTION_S, HAND_OFF_S, LEASE_S
 from tests.sim.traps.told import told
 
 DETECTION_S = DRIFT * LEASE_S + TICK_S + HAND_OFF_S  # P3
-LONG_S = 2 * LEASE_S + KEEPALIVE_S  # the connections that are cut one way break meanwhile, and leases would run out
+LONG_S = DRIFT * LEASE_S + KEEPALIVE_S  # the connections that are cut one way break meanwhile, and leases would run out
 
 
-@told()
+@told(keys=2)
 async def test_t21_one_way_between_a_node_and_the_leader(stage: Stage) -> None:
     """T21: one-way partitions between a datanode and the leader: followers pass beats and grants on, nobody notices."""
     leader, owner = stage.leader, stage.an_owner()
@@ -27,7 +27,7 @@ async def test_t21_one_way_between_a_node_and_the_leader(stage: Stage) -> None:
     await stage.writes_go_on(HAND_OFF_S, stage.keys_on(owner), since="a link was cut one way")
 
 
-@told()
+@told(keys=2)
 async def test_t21_a_node_that_is_not_heard(stage: Stage) -> None:
     """T21: one-way partition: a datanode hears all of metasrv and is not heard; its lease ends, and others serve."""
     owner = stage.an_owner()
@@ -50,7 +50,7 @@ async def test_t21_a_node_that_is_not_heard(stage: Stage) -> None:
     assert stage.state.nodes[owner.name].incarnation > incarnation
 
 
-@told()
+@told(keys=2)
 async def test_t21_a_node_that_hears_nothing(stage: Stage) -> None:
     """T21: one-way partition: a datanode is heard and hears nothing; it serves until its lease ends, then others do.
 
@@ -71,7 +71,7 @@ async def test_t21_a_node_that_hears_nothing(stage: Stage) -> None:
     assert stage.status(owner) is NodeStatus.LOST
 
 
-@told()
+@told(keys=2)
 async def test_t21_one_way_between_replicas(stage: Stage) -> None:
     """T21: one-way partitions between replicas: a leader that is heard and hears nobody makes room for another."""
     deaf = stage.leader

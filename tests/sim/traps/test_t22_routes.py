@@ -87,7 +87,7 @@ async def _says_nothing(frontend: FrontendHost, name: str) -> None:
     raise AssertionError(f"a replica that lags answered: {answer}")
 
 
-@told()
+@told(keys=2)
 async def test_t22_a_replica_that_lags_takes_nothing_away(stage: Stage) -> None:
     """T22: a replica that lags does not know a new table: a frontend that watches it keeps what it knows.
 

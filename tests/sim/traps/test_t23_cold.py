@@ -27,7 +27,7 @@ def _incarnations(stage: Stage) -> dict[str, int]:
     return {name: node.incarnation for name, node in stage.state.nodes.items()}
 
 
-@told()
+@told(keys=2)
 async def test_t23_all_replicas_restart_at_once(stage: Stage) -> None:
     """T23: all replicas restart at once, again and again; what was acknowledged is there, and no datanode is blamed.
 

@@ -20,6 +20,7 @@ from tests.sim.traps.told import told
 UNWELL_S = DRIFT * (POLICY.unwell_ms / 1000 + BEAT_S) + TICK_S + HAND_OFF_S
 LEADER_S = 2 * ELECTION_S + HAND_OFF_S  # a vote may be split
 RESTARTED_S = RESTART_S + HAND_OFF_S  # P5's cheapest case: it supersedes itself, and no lease is waited for
+PROOF_MS = 400  # as in production, proof of work comes several times within what is waited for
 ANSWERED_S = 1.0  # what a refused or hanging call may take in these stories
 
 
@@ -40,7 +41,7 @@ async def _is_condemned(stage: Stage, victim: StagedDatanode, why: str) -> None:
     assert stage.state.nodes[victim.name].incarnation >= incarnation
 
 
-@told(datanodes=4)
+@told(datanodes=4, proof_ms=PROOF_MS)
 async def test_t05_a_disk_hangs_and_the_network_lives(stage: Stage) -> None:
     """T5: disk hangs, network lives: of a datanode, which is judged by its work; of the leader, whom others succeed."""
     victim = stage.an_owner()
@@ -61,7 +62,7 @@ async def test_t05_a_disk_hangs_and_the_network_lives(stage: Stage) -> None:
     assert stage.leader is not leader
 
 
-@told(datanodes=4)
+@told(datanodes=4, proof_ms=PROOF_MS)
 async def test_t06_the_store_fails_for_one_node_only(stage: Stage) -> None:
     """T6: object store fails for one node only: that one is failed over, and nobody else blamed."""
     victim = stage.an_owner()
@@ -76,7 +77,7 @@ async def test_t06_the_store_fails_for_one_node_only(stage: Stage) -> None:
     await stage.until(lambda: bool(stage.regions_on(victim)), 20.0, "it is given regions again once it has settled")
 
 
-@told(datanodes=5, proof_ms=400)  # as in production, it comes several times within what is waited for
+@told(datanodes=5, proof_ms=PROOF_MS)
 async def test_t07_log_without_store_and_store_without_log(stage: Stage) -> None:
     """T7: log reachable and store not, and the inverse: each condemns its node; for all nodes, nothing is moved."""
     first = stage.an_owner()

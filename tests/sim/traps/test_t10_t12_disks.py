@@ -9,9 +9,10 @@ from tests.sim.hosts import RESTART_S, MetasrvHost
 from tests.sim.traps.stage import BEAT_S, DRIFT, ELECTION_S, HAND_OFF_S, LEASE_S, TICK_S, Stage
 from tests.sim.traps.told import told
 
-# A leader whose disk is full serves nobody: two elections (a vote may be split) while the datanode's lease runs, and
-# the two beats until a new leader judges to which one replica, full as it is, did not report.
-FULL_LEADER_S = max(2 * ELECTION_S + 2 * BEAT_S, DRIFT * LEASE_S) + TICK_S + HAND_OFF_S
+# The leader learns that its disk is full when it has something to write: that the datanode is suspected, a lease and a
+# tick after it died. Then two elections (a vote may be split), the two beats until a leader judges to which one
+# replica, full as it is, did not report, a tick, and P3's second.
+FULL_LEADER_S = DRIFT * LEASE_S + TICK_S + 2 * ELECTION_S + 2 * BEAT_S + TICK_S + HAND_OFF_S
 ELECTED_S = 2 * ELECTION_S
 NOTES = 5
 ALONE_S = LEASE_S

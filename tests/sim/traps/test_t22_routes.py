@@ -57,7 +57,8 @@ async def test_t22_an_owner_that_is_away_is_still_the_owner(stage: Stage) -> Non
     """
     table = stage.clients.table
     assert table is not None
-    owner, other = stage.datanodes
+    owner = stage.an_owner()
+    [other] = [host for host in stage.datanodes if host is not owner]
     regions = stage.regions_on(owner)
     stage.befalls("store_hangs", other, silent_s=60.0)
     other.faults.hang = True  # it lives, and cannot open anything

@@ -149,6 +149,7 @@ class World:
         self.outages.start()
         if self.sizes.rough_start_s:
             self.trace.fault("rough_start", "store", for_s=self.sizes.rough_start_s)
+            self.nemesis.befell("*", self.sizes.rough_start_s)
             for host in self.hosts:
                 host.faults.unavailable = 1.0
                 self.later(self.sizes.rough_start_s, self.nemesis.store.heal, host)

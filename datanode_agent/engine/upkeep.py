@@ -43,7 +43,8 @@ class Upkeep:
         self.probe_ok_ms = context.clock.now_ms()
 
     def start(self) -> None:
-        """Begin."""
+        """Begin. The store has answered just now: the lanes were opened. How long nobody asked it proves nothing."""
+        self.probe_ok_ms = self._context.clock.now_ms()
         for work in (self._ticks(), self._canaries(), self._probes()):
             self.keep(work, "upkeep")
 

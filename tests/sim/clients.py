@@ -33,6 +33,7 @@ COLUMNS = (
 )
 DEADLINE_MS = 8_000
 READ_MS = 5_000
+LOOK_MS = 800
 BEGIN_S = 4.0  # the longest that the table waits for many datanodes
 GONE_S = 0.2  # until a user whose frontend died goes to another
 NAMES = frozenset({"key", "ts", "value"})
@@ -54,6 +55,7 @@ class Clients:
         self._stopping = False
         self.calm = asyncio.Event()
         self._writers: list[asyncio.Task[None]] = []
+        self._lookers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin."""
@@ -151,11 +153,26 @@ class Clients:
             key = self._chance.choice(self.keys)
             await self._read(self.table, key, strong=self._chance.random() < 0.7)
 
-    async def _read(self, table: TableInfo, key: str, strong: bool, within_ms: float = READ_MS) -> bool:
+    def looks(self, for_s: float) -> None:
+        """For so long, many reads through each frontend: somebody may go on serving what is another's by now."""
+        for frontend in self._world.frontends:
+            task = self._world.loop.create_task(self._look(frontend, self._world.loop.time() + for_s))
+            task.add_done_callback(self._failed)
+            self._lookers.append(task)
+
+    async def _look(self, frontend: FrontendHost, until_s: float) -> None:
+        while self.table is not None and not self._stopping and self._world.loop.time() < until_s:
+            strong = self._chance.random() < 0.5
+            await self._read(self.table, self._chance.choice(self.keys), strong, LOOK_MS, frontend)
+            await asyncio.sleep(self._chance.expovariate(5.0))
+
+    async def _read(
+        self, table: TableInfo, key: str, strong: bool, within_ms: float = READ_MS, through: FrontendHost | None = None
+    ) -> bool:
         """Read the region of a key and hold all of its keys against the history; whether it could be read."""
         region_id = table.region_of({"key": key})
         keys = [k for k in self.keys if table.region_of({"key": k}) == region_id]
-        frontend = self._frontend()
+        frontend = through or self._frontend()
         before = self.history.before_read(keys, strong)
 
         async def read() -> list[list[pa.RecordBatch]]:
@@ -179,7 +196,7 @@ class Clients:
         assert self.table is not None
         loop = self._world.loop
         began_s = loop.time()
-        await asyncio.gather(*self._writers, self._reader)
+        await asyncio.gather(*self._writers, self._reader, *self._lookers)
         for key in self.keys:
             number = max(self.history.attempted[key]) + 1
             while not await self._write(self.table, key, number, self._frontend()):

@@ -43,6 +43,7 @@ class Before(NamedTuple):
     acked: frozenset[int]
     register: int  # the highest acknowledged, or observed by an earlier strong read
     stale_register: int  # what a lease read may still show
+    shown: frozenset[int]  # rows that earlier strong reads showed, acknowledged or not
     began_s: float
 
 
@@ -63,6 +64,7 @@ class History:
         self.waited_for: dict[str, float] = {}  # keys that took no write since then, and when that was
         self._ack_times: dict[str, list[tuple[float, int]]] = {}
         self._spans: dict[str, dict[int, Span]] = {}  # of all writes
+        self._shown: dict[str, set[int]] = {}  # rows that a strong read has shown
         self._strong: dict[str, list[tuple[int, Span]]] = {}  # of all strong reads, with what they saw
 
     def attempts(self, key: str, number: int) -> None:
@@ -106,7 +108,9 @@ class History:
             acked = self.acked.get(key, set())
             register = max(max(acked, default=0), self.observed.get(key, 0))
             old = [n for at_s, n in self._ack_times.get(key, []) if at_s <= stale_s]
-            found.append(Before(key, frozenset(acked), register, max(old, default=0), now_s))
+            found.append(
+                Before(key, frozenset(acked), register, max(old, default=0), frozenset(self._shown.get(key, ())), now_s)
+            )
         return found
 
     def after_read(self, before: list[Before], rows: dict[str, dict[int, int]], strong: bool) -> None:
@@ -124,13 +128,17 @@ class History:
     def _check_rows(self, kind: str, known: Before, seen: dict[int, int], strong: bool) -> None:
         if self._world.clocks_lie and not strong:
             return
-        due = known.acked if strong else {n for n in known.acked if n <= known.stale_register}
+        due = known.acked | known.shown if strong else {n for n in known.acked if n <= known.stale_register}
         missing = sorted(n for n in due if n not in seen)
         if missing:
             self._world.fail(f"P1: a {kind} read of {known.key} begun at {known.began_s:.4f} misses {missing[:8]}")
         foreign = [t for t, v in seen.items() if t and (v != t or t not in self.attempted[known.key])]
         if foreign:
             self._world.fail(f"a {kind} read of {known.key} shows rows that nobody wrote: {foreign[:8]}")
+        if seen.get(0, 0) and seen[0] not in seen:
+            self._world.fail(f"a {kind} read of {known.key} shows half of the write {seen[0]}")
+        if strong:
+            self._shown.setdefault(known.key, set()).update(t for t in seen if t)
 
     def _check_register(self, kind: str, known: Before, value: int, strong: bool) -> None:
         """At once, what no order explains by itself; all of it together at the end."""

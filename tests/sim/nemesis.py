@@ -198,6 +198,7 @@ class Nemesis:
         names = [host.name]
         if chance.random() < 0.85:  # one that still has the old route, or both
             names += [f.name for f in chance.sample(world.frontends, chance.choice((1, 2)))]
+        world.clients.looks(for_s)
         for replica in world.metasrvs:
             for name in names:
                 world.fabric.block(name, replica.name)

@@ -143,6 +143,9 @@ class Stories:
         hosts = [h for h in self._world.datanodes if h is owner or chance.random() < 0.3]
         self._world.trace.fault("with_old_leader", leader.name, for_s=round(for_s, 3))
         self._cut(leader, others)
+        if chance.random() < 0.7:  # it hears the old leader only, and keeps the old routes
+            self._cut(chance.choice(self._world.frontends), others)
+        self._world.clients.looks(for_s)
         for host in hosts:
             nemesis.befell(host.name, for_s)
             self._cut(host, others)

@@ -33,6 +33,7 @@ class Supervisor:
         self._asking: frozenset[str] = frozenset()
         self._said: dict[str, str] = {}
         self._stuck: object = None  # what the last plan that changed nothing was made from
+        self._shared_until_ms = float("-inf")  # what the unwell share was down, and its users may still show it
 
     def step(self, now_ms: float, wall_ms: int, state: State, book: LeaseBook) -> list[Decision]:
         """What to do now. Call every config.tick_ms while leading, and again at once after any proposal was applied."""
@@ -173,7 +174,7 @@ class Supervisor:
             for n in silent
             if n.status is NodeStatus.SUSPECT and not book.was_heard(n.node_id, n.incarnation, now_ms)
         ]
-        unwell, hung, out = self._unwell(state, inventory, wall_ms, {e.node_id for e in ended})
+        unwell, hung, out = self._unwell(now_ms, wall_ms, state, inventory, {e.node_id for e in ended})
         if not ended and not unwell and not hung and not state.lost_lanes():
             self._said.pop("", None)
             return out
@@ -206,11 +207,12 @@ class Supervisor:
         return out
 
     def _unwell(
-        self, state: State, inventory: Inventory, wall_ms: int, ended: set[str]
+        self, now_ms: float, wall_ms: int, state: State, inventory: Inventory, ended: set[str]
     ) -> tuple[list[Ended], list[Lane], list[Decision]]:
         """Those that live and do no work (T5, T6, T7), unless so many that what they share must be down.
 
-        They do not come to be unwell at one instant: those that are half-way there count among the many (T17).
+        They do not come to be unwell at one instant: those that are half-way there count among the many (T17). Nor do
+        they recover at one: for half of unwell_ms, within which the well prove their work, none is given up alone.
         """
         up = [n for n in state.nodes.values() if n.status is NodeStatus.UP and n.node_id not in ended]
         busy = [n for n in up if state.node_region_count(n.node_id)]
@@ -223,14 +225,19 @@ class Supervisor:
         ]
         if not sick:
             self._said.pop("unwell", None)
+        limit = state.config.breaker_fraction * len(up)
+        if sum(not inventory[n.node_id].well for n in up) > limit:
+            self._shared_until_ms = now_ms + state.config.unwell_ms / 2
         all_sick = sum(inventory[n.node_id].doubtful for n in up)
-        if sick and all_sick > state.config.breaker_fraction * len(up):
+        if sick and all_sick > limit:
             said = (
                 f"{all_sick} of {len(up)} datanodes are unwell at once, or soon will be, first {sick[0].node_id} "
                 f"({inventory[sick[0].node_id].why_unwell}): what they share is down, so nothing is moved"
             )
             key = ",".join(n.node_id for n in sick)
             return [], [], [self._not("unwell", "", said, wall_ms)] if self._new("unwell", key) else []
+        if now_ms < self._shared_until_ms:
+            return [], [], []
         return [Ended(n.node_id, n.incarnation, "unwell") for n in sick], hung, []
 
     # --- saying things once

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
-# Whom a failover's sentence names as silent, restarted, or with appends that hang. A store probe that is old when the
-# cluster has begun late, and nothing befell the node, is not held against anybody here.
-BLAMED = re.compile(r"(dn-\d+)(?: \([^)]*\))? (?:silent|restarted)|of (dn-\d+) hang")
+# Whom a failover's sentence names: silent, unwell, restarted, or with appends that hang.
+BLAMED = re.compile(r"(dn-\d+)(?: \([^)]*\))? (?:silent|is unwell|restarted)|of (dn-\d+) hang")
 PLANNED = ("Failover", "StartMigration", "CreateTable")
 
 

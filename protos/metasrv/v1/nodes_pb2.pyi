@@ -592,7 +592,7 @@ class ReportRefused(_message.Message):
     index: _builtins.int
     """in ReportRequest.regions"""
     kind: _builtins.str
-    """unknown_report: of a kind that only a newer release knows"""
+    """unknown_report: of a kind that only a newer release knows; bad_report: out of bounds"""
     message: _builtins.str
     def __init__(
         self,

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,8 +144,8 @@ def _spread(what: str, seconds: list[float]) -> None:
         print(f"{what}: {len(seconds)}, p50 {p50:.2f} s, p99 {p99:.2f} s, max {seconds[-1]:.2f} s")
 
 
-def soak(seconds: float, cores: int) -> list[Report]:
-    """Fresh seeds in one process a core, each with seeds of its own."""
+def soak(seconds: float, cores: int) -> tuple[list[Report], bool]:
+    """Fresh seeds in one process a core, each with seeds of its own; whether all of these ended as they should."""
     first = random.SystemRandom().randrange(1 << 31) * 1_000
     until = str(time.time() + seconds)
     workers = [
@@ -155,13 +156,29 @@ def soak(seconds: float, cores: int) -> list[Report]:
         )
         for n in range(cores)
     ]  # fmt: skip
-    reports = []
-    for worker in workers:
-        told, _ = worker.communicate()
-        reports += [msgspec.json.decode(line, type=Report) for line in told.splitlines() if line.startswith("{")]
-        if worker.returncode not in (0, 1):
-            print(f"a worker ended with {worker.returncode}: {told[-2000:]}")
-    return reports
+    reports: list[Report] = []
+    with ThreadPoolExecutor(cores) as readers:
+        ended = list(readers.map(_read, workers, [reports] * cores))
+    return reports, all(ended)
+
+
+def _read(worker: "subprocess.Popen[str]", reports: list[Report]) -> bool:
+    """A worker's reports as they come, and what failed at once: a soak may be hours long."""
+    assert worker.stdout is not None
+    failed = False
+    for line in worker.stdout:
+        if not line.startswith("{"):
+            print(line, end="", flush=True)
+            continue
+        report = msgspec.json.decode(line, type=Report)
+        reports.append(report)
+        if report.failures:
+            failed = True
+            say(report)
+    if worker.wait() == int(failed):
+        return True
+    print(f"a worker ended with {worker.returncode}, by itself: see above", flush=True)
+    return False
 
 
 def main() -> None:
@@ -179,12 +196,9 @@ def main() -> None:
     fixed_hashes()
     began = time.monotonic()
     if options.soak:
-        reports = soak(options.soak, os.cpu_count() or 1)
-        for report in reports:
-            if report.failures:
-                say(report)
+        reports, ended = soak(options.soak, os.cpu_count() or 1)
         never = summary(reports, time.monotonic() - began)
-        sys.exit(any(r.failures for r in reports) or (options.nightly and bool(never)))
+        sys.exit(not ended or any(r.failures for r in reports) or (options.nightly and bool(never)))
     failed = False
     seed, count = options.seed, 0
     while time.time() < options.until if options.until else count < options.seeds:

@@ -226,9 +226,9 @@ class Supervisor:
         if not sick:
             self._said.pop("unwell", None)
         limit = state.config.breaker_fraction * len(up)
-        if sum(not inventory[n.node_id].well for n in up) > limit:
-            self._shared_until_ms = now_ms + state.config.unwell_ms / 2
         all_sick = sum(inventory[n.node_id].doubtful for n in up)
+        if all_sick > limit and not all(inventory[n.node_id].well for n in up):
+            self._shared_until_ms = now_ms + state.config.unwell_ms / 2
         if sick and all_sick > limit:
             said = (
                 f"{all_sick} of {len(up)} datanodes are unwell at once, or soon will be, first {sick[0].node_id} "

@@ -13,7 +13,7 @@ from metasrv.core.orders import trimmer_of
 from metasrv.core.records import NodeStatus, Phase
 from metasrv.core.transaction import Refused, Transaction
 
-LANES_KEPT = 1_000
+LANES_KEPT = 1_000  # of those that are finished
 
 
 def failover(tx: Transaction, cmd: Failover) -> int:
@@ -117,15 +117,18 @@ def trim(tx: Transaction, cmd: Trim) -> int:
 
 
 def forget_lanes(tx: Transaction) -> None:
-    """Keep the newest finished lanes only: over, owned by nobody, needed by no stay, trimmed to their end."""
+    """Keep the newest finished lanes only: over, owned by nobody, needed by no stay, trimmed to their end.
+
+    Newest, since a last trim point is told from here: whoever carries it out has not heard of it yet.
+    """
     state = tx.state
-    excess = len(state.lanes) - LANES_KEPT
-    if excess <= 0:
+    if len(state.lanes) <= LANES_KEPT:
         return
     finished = [
         lane for lane, r in state.lanes.items() if r.over and not state.staying.get(lane) and r.trim >= r.reached
     ]
-    for lane in sorted(finished, key=lambda x: (x.incarnation, x.index))[:excess]:
+    excess = len(finished) - LANES_KEPT
+    for lane in sorted(finished, key=lambda x: (x.incarnation, x.index))[: max(0, excess)]:
         del state.lanes[lane]
         state.staying.pop(lane, None)
         state.census.pop(lane, None)

@@ -9,6 +9,7 @@ from groundwork.core.ids import Lane
 from metasrv.core import commands as c
 from metasrv.core.apply.ownership import LANES_KEPT
 from metasrv.core.events import SAID_MAX, listed
+from metasrv.core.orders import TrimOrder, trim_orders_of
 from metasrv.core.records import TEXT_CHARS_MAX, Config, NodeStatus
 from tests.core.metasrv.world import World
 
@@ -171,8 +172,31 @@ def test_a_datanode_that_starts_over_and_over_leaves_no_more_lanes_than_are_kept
     for _ in range(LANES_KEPT // 4 + 50):
         agent.register()
     state = world.machine.state
-    assert len(state.lanes) <= LANES_KEPT
+    assert len(state.lanes) <= LANES_KEPT + 4
     assert len(state.open_lanes("dn-1")) == 4
+
+
+def test_among_many_open_lanes_a_finished_one_is_not_forgotten_before_it_was_trimmed() -> None:
+    """Open lanes counted among those that are kept: where they were many, a last trim ended with nobody told of it."""
+    world = World()
+    for n in range(LANES_KEPT // 64 + 1):
+        world.add(f"dn-{n:02d}", "site-1/zone-a", lanes=64)
+    world.run(600)
+    world.create_table("cpu", 1)
+    world.run(300)
+    state = world.machine.state
+    [(region_id, region)] = state.regions.items()
+    lane, first = region.lane, region.stay_epoch
+    world.agents[lane.node_id].register()
+    world.run(1_000)
+    assert world.all_serve()
+    owner = state.regions[region_id]
+    stays = (c.CoveredStay(lane, first, 101, done=True), c.CoveredStay(owner.lane, owner.stay_epoch, 0))
+    covered = c.Covered(owner.lane.node_id, owner.lane.incarnation, region_id, owner.epoch, 2, stays)
+    assert not world.propose(c.Reports(items=(covered,))).rejected
+    outcome = world.propose(c.Trim(points=(c.TrimPoint(lane, 101),)))
+    assert outcome.trims == (lane.node_id,)
+    assert TrimOrder(lane, 101) in trim_orders_of(state, lane.node_id)
 
 
 def test_a_pause_that_expires_is_told_whatever_command_ends_it() -> None:

@@ -48,8 +48,10 @@ def explain_region(state: State, region_id: int) -> list[str]:
     region = state.regions.get(region_id)
     table = state.tables.get(table_of(region_id))
     if region is None:
-        dropped = "; its table was dropped" if table_of(region_id) < state.next_table_id else ""
-        return [f"Region {region_text(region_id)} does not exist{dropped}."]
+        why = "; its table was dropped" if table_of(region_id) < state.next_table_id else ""
+        if why and state.generation > 1:  # a start from backup leaves out ids that may have been given after it (T20)
+            why += ", or was made after a backup from which the cluster began again"
+        return [f"Region {region_text(region_id)} does not exist{why}."]
     phase = state.phase_of(region)
     name = table.name if table else str(table_of(region_id))
     now = [

@@ -227,7 +227,7 @@ class Supervisor:
             self._said.pop("unwell", None)
         limit = state.config.breaker_fraction * len(up)
         all_sick = sum(inventory[n.node_id].doubtful for n in up)
-        if all_sick > limit and not all(inventory[n.node_id].well for n in up):
+        if all_sick > limit:
             self._shared_until_ms = now_ms + state.config.unwell_ms / 2
         if sick and all_sick > limit:
             said = (

@@ -162,6 +162,7 @@ class LaneTail:
             into.pop(region_id).drop()
             memory.end_tail(demux.give_up(region_id))
             memory.gave_up()
+            self.progress.notify()  # now: with nobody left, this tail may be closed before it has read on
 
 
 class Tails:

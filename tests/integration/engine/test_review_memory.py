@@ -165,6 +165,43 @@ def test_p1_a_region_that_is_being_opened_keeps_what_it_tailed() -> None:
     simulate(main)
 
 
+def test_who_is_given_up_hears_of_it_though_the_tail_ends() -> None:
+    """The last region of a tail was told at the end of the look: another that closed meanwhile ended the tail first."""
+
+    async def main(bucket: Bucket) -> None:
+        prepared, written, reads, let_read = (asyncio.Event() for _ in range(4))
+
+        async def gate(operation: str, key: str, when: str) -> None:
+            if when == "before" and key == f"lanes/{a.lane}/{2:020d}" and prepared.is_set():
+                await written.wait()
+            if when == "before" and key == f"lanes/{a.lane}/{60:020d}":
+                reads.set()
+                await let_read.wait()
+
+        small = msgspec.structs.replace(QUIET, memory_budget_bytes=100_000)
+        a = await Node(bucket, "a", 1).start()
+        b = await Node(bucket, "b", 2, small, gate).start()
+        other = R + 1
+        await a.open(10, schema=TEXTS)
+        await b.open(10, other, schema=TEXTS)
+        await a.put(10, [("h", 1, "x" * 10_000)], schema=TEXTS)
+        b.tell(order(nodes_pb2.PREPARE, 10, attempt=11, from_lane=a.lane), schema=TEXTS)
+        await b.until(lambda: any(r.HasField("prepared") for r in b.reports))
+        prepared.set()
+        for n in range(2, 70):
+            await a.put(10, [("h", n, "x" * 10_000)], schema=TEXTS)
+        written.set()
+        await reads.wait()
+        b.tell(order(nodes_pb2.CLOSE, 10, other))
+        await b.until(lambda: b.state() == "failed", ms=5_000)
+        assert b.last("failed").failed.kind == "memory_budget"
+        let_read.set()
+        await a.kill()
+        await b.kill()
+
+    simulate(main)
+
+
 def test_writes_that_wait_for_a_region_to_open_hold_a_part_of_the_budget_and_no_more() -> None:
     """They were counted by number only: ten thousand, each of up to 16 MiB, on a node that takes regions over."""
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import functools
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -32,6 +32,7 @@ from metasrv_frontend.core.statements import (
 )  # fmt: skip
 from metasrv_frontend.ingest import Ingest
 
+T = TypeVar("T")
 TABLES_OF_QUERY_MAX = 64
 TELL_MS = 250.0
 Output = pa.Table | dict[str, Any]
@@ -123,7 +124,11 @@ class Queries:
 
     async def read(self, sql: str) -> list[Statement]:
         """The statements of a text. Raises SqlSyntax."""
-        return await self._ingest.worked(len(sql), functools.partial(statements, sql))
+        return await self.beside(len(sql), functools.partial(statements, sql))
+
+    async def beside(self, size: int, work: Callable[[], T]) -> T:
+        """Do some work on so many bytes that is no query's, however long queries take."""
+        return await self._ingest.worked(size, work)
 
     async def _create(self, create: CreateTable, left_ms: float) -> None:
         try:

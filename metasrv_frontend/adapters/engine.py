@@ -61,6 +61,7 @@ class Engine:
         check: Callable[[int], None],
     ) -> pa.Table:
         """Run over one list of batches a region. `check` sees the result's bytes so far and may raise to stop."""
+        check(0)  # it may have waited for a thread for too long
         session = self._session(data, tables)
         try:
             frame = session.sql_with_options(sql, self._options)

@@ -55,9 +55,13 @@ class SqlApi:
             asked = await self._parameters(request, until_ms)
             outputs = await self._run_all(asked, until_ms)
             took_ms = self._clock.now_ms() - start_ms
-            response = await self._workers.run(
-                functools.partial(_answer, asked.get("format", "json"), outputs, took_ms, self._config.query_rows_max)
+            shape = functools.partial(
+                _answer, asked.get("format", "json"), outputs, took_ms, self._config.query_rows_max
             )
+            if any(isinstance(output, pa.Table) for output in outputs):
+                response = await self._workers.run(shape)
+            else:  # what was written or made waits for no query
+                response = await self._queries.beside(sum(map(_size, outputs)), shape)
         except ClientDisconnect:
             response = Response(status_code=499)
         except MetasrvError as error:

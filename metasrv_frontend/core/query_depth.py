@@ -9,19 +9,63 @@ from metasrv_frontend.core.sql_words import Kind, Statement, Unsupported
 
 OPERATORS_MAX = 1_000  # in one chain, with what its brackets hold
 SELECTS_MAX = 100
-_FLAT = frozenset("().;[]{}")
-_WORDS = frozenset({"AND", "OR", "NOT", "IS", "IN", "BETWEEN", "LIKE", "ILIKE", "SIMILAR", "DIV", "COLLATE", "AT"})
+BRACKETS_MAX = 100  # within each other: those of types are bounded by nobody else
+_FLAT = frozenset(".;]}")
+_LOGICAL = frozenset({"AND", "OR", "XOR"})
+_WORDS = frozenset(
+    {
+        "NOT", "IS", "ISNULL", "NOTNULL", "IN", "BETWEEN", "LIKE", "ILIKE", "RLIKE", "REGEXP", "MATCH", "GLOB",
+        "SIMILAR", "MEMBER", "OVERLAPS", "OPERATOR", "DIV", "MOD", "COLLATE", "AT", "INTERVAL", "PRIOR", "ARRAY",
+        "EXPLAIN", "DESCRIBE", "DESC", "ANALYZE",
+    }
+)  # fmt: skip
 _SELECTS = frozenset({"SELECT", "UNION", "EXCEPT", "INTERSECT", "MINUS", "JOIN"})
 _ENDS_FROM = _SELECTS - {"JOIN"} | {"WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "OFFSET", "WINDOW", "QUALIFY"}
 
 
 class _Bracket:
-    """What is open: the chain since its last comma, the longest before, and whether its commas join tables."""
+    """What is open: the chain since its last comma, the longest before, and whether its commas join tables.
+
+    A chain of conditions is as deep as it has AND and OR, and as the deepest of them: these bind less than all else,
+    but for the AND of a BETWEEN, and those that a CASE holds.
+    """
 
     def __init__(self) -> None:
-        self.chain = 0
+        self.conditions = 0
+        self.operators = 0  # since the last AND or OR
+        self.deepest = 0  # of those before
         self.longest = 0
+        self.between = 0  # whose AND is to come
+        self.whole = False
         self.joins = False
+
+    @property
+    def chain(self) -> int:
+        """How deep it may be since the last comma."""
+        return self.conditions + max(self.operators, self.deepest)
+
+    @property
+    def depth(self) -> int:
+        """How deep it may be."""
+        return max(self.chain, self.longest)
+
+    def word(self, text: str) -> None:
+        """A keyword or a name."""
+        if text in _LOGICAL and not self.between and not self.whole:
+            self.conditions += 1
+            self.operators, self.deepest = 0, max(self.operators, self.deepest)
+        elif text in _LOGICAL or text in _WORDS:
+            self.operators += 1
+            self.between += text == "BETWEEN"
+            self.between -= text == "AND" and self.between > 0
+        self.whole = self.whole or text == "CASE"
+        self.joins = text == "FROM" or (self.joins and text not in _ENDS_FROM)
+
+    def comma(self) -> None:
+        """Another of the same list begins."""
+        self.longest = self.depth
+        self.conditions = self.operators = self.deepest = self.between = 0
+        self.whole = False
 
 
 def check_depth(statement: Statement) -> None:
@@ -36,19 +80,20 @@ def check_depth(statement: Statement) -> None:
                 outer.append(here)
                 here = _Bracket()
             elif text == ")" and outer:
-                inner = max(here.chain, here.longest)
+                inner = here.depth
                 here = outer.pop()
-                here.chain += inner
+                here.operators += inner
             elif text == ",":
-                here.chain, here.longest = 0, max(here.chain, here.longest)
+                here.comma()
                 selects += here.joins
             elif text not in _FLAT:
-                here.chain += 1
+                here.operators += 1
         elif word.kind is Kind.PLAIN:
-            here.chain += text in _WORDS
+            here.word(text)
             selects += text in _SELECTS
-            here.joins = text == "FROM" or (here.joins and text not in _ENDS_FROM)
         if here.chain > OPERATORS_MAX:
             raise Unsupported(f"more than {OPERATORS_MAX} operators in one expression; of many values, write IN (...)")
         if selects > SELECTS_MAX:
             raise Unsupported(f"more than {SELECTS_MAX} tables, SELECT, UNION, EXCEPT and INTERSECT in one query")
+        if len(outer) > BRACKETS_MAX:
+            raise Unsupported(f"more than {BRACKETS_MAX} brackets within each other")

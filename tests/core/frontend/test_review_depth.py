@@ -38,7 +38,23 @@ def check(sql: str) -> None:
         "SELECT 1" + " + coalesce(1, 2)" * (N + 1),
         "SELECT f(2, 1" + "::int" * (N + 1) + ", 2)",
         "SELECT * FROM t WHERE " + " OR ".join(["a"] * (N + 2)),
-        "SELECT * FROM t WHERE " + " AND ".join(["a BETWEEN 1 AND 2"] * (N // 2)),
+        "SELECT * FROM t WHERE " + " AND ".join(["a BETWEEN 1 AND 2"] * (N + 2)),
+        "SELECT * FROM t WHERE a" + " BETWEEN 1 AND 2 = b" * (N // 2),
+        "SELECT CASE WHEN " + "a = b AND " * (N // 2 + 1) + "a THEN 1 END",
+        "SELECT 1"
+        + " = 1" * (N // 2)
+        + " = CASE WHEN a"
+        + " = 1" * (N // 4)
+        + " AND b"
+        + " = 1" * (N // 4)
+        + " THEN 1 END",
+        *("SELECT 'a'" + f" {word} 'a'" * (N + 1) for word in ("XOR", "RLIKE", "REGEXP", "OVERLAPS", "NOT RLIKE")),
+        "SELECT 1" + " MEMBER OF (1)" * (N + 1),
+        "SELECT " + "INTERVAL " * (N + 1) + "'1 day'",
+        "EXPLAIN " * (N + 1) + "SELECT 1",
+        "SELECT [1]" + "[1]" * (N + 1),
+        "SELECT 1::int" + "[]" * (N + 1),
+        "SELECT * FROM t MATCH_RECOGNIZE(PATTERN " + "(" * N + "A" + ")" * N + " DEFINE A AS true)",
         "SELECT 'a'" + " || 'a'" * (N + 1),
         " UNION ALL ".join(["SELECT a, b FROM t"] * (SELECTS_MAX // 2 + 2)),
         " EXCEPT ".join(["VALUES (1)"] * (SELECTS_MAX + 2)),
@@ -63,7 +79,10 @@ def test_what_could_end_the_process_is_refused(sql: str) -> None:
         "SELECT a - b AS c" + ", a - b AS c" * (2 * N),
         "SELECT * FROM t WHERE a IN (" + "-1, " * (5 * N) + "1)",
         "VALUES " + ", ".join(["(-1, 1 + 1)"] * (5 * N)),
-        "SELECT * FROM t WHERE " + " OR ".join(f"a = {n}" for n in range(N // 2)),
+        "SELECT * FROM t WHERE " + " OR ".join(f"a = {n}" for n in range(N - 2)),
+        "SELECT * FROM t WHERE " + " OR ".join(f"(a = {n} AND b >= 1 AND c < 2)" for n in range(N // 2)),
+        "SELECT * FROM t WHERE " + " AND ".join(["a BETWEEN 1 AND 2"] * (N // 2)),
+        "SELECT [1, 2]" + ", [1, 2]" * N,
         " UNION ALL ".join(["SELECT 1"] * (SELECTS_MAX // 2)),
         "SELECT a FROM t WHERE a GROUP BY a" + ", a" * N + " ORDER BY a" + ", a" * N,
         "SELECT extract(day FROM a)" + ", f(a, b)" * N,
@@ -80,6 +99,8 @@ def test_what_is_long_and_flat_is_not(sql: str) -> None:
     [
         "SELECT a" + " + a" * (N - 1) + " FROM (VALUES (1)) t(a)",
         "SELECT a" + "::int" * (N - 1) + " FROM (VALUES (1)) t(a)",
+        "SELECT a FROM (VALUES (1, 2)) t(a, b) WHERE " + " OR ".join(["(a = 1 AND b = 2)"] * (N - 5)),
+        "SELECT a FROM (VALUES (true)) t(a) WHERE a" + " = a" * (N // 2) + " AND a" * (N // 2),
         " EXCEPT ".join(["SELECT a FROM (VALUES (1)) t(a)"] * (SELECTS_MAX // 2)),
     ],
 )

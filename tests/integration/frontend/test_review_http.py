@@ -45,6 +45,8 @@ def test_writes_and_deadlines_do_not_wait_for_queries_that_take_long() -> None:
             late = await w.http.post("/v1/sql", data={"sql": "SELECT 1"}, headers={"x-deadline-ms": "50"})
             assert (late.status_code, late.json()["error"]) == (400, "the deadline of the request is over")
             assert len(w.frontend._queries._running) == 1  # it goes on being counted while it waits for a thread
+            shown = await w.http.post("/v1/sql", data={"sql": "SHOW DATABASES"})  # nor does what is no query
+            assert shown.json()["output"][0]["records"]["rows"] == [["public"]]
         finally:
             held.set()
             await asyncio.gather(*long)

@@ -8,6 +8,7 @@ from when it first saw the step; a new leader counts anew.
 """
 
 from collections.abc import Hashable
+from heapq import nsmallest
 
 from msgspec import Struct
 
@@ -38,6 +39,7 @@ class Procedures:
         self._first_seen: dict[Hashable, float] = {}
         self._trimmed_ms = 0.0
         self._trim_seen: dict[Lane, int] = {}
+        self._trim_last: Lane | None = None  # looked at last: the next are those behind it
         self._lane_ended_ms: float | None = None
         self._tried_ms: dict[
             int, float
@@ -177,14 +179,8 @@ class Procedures:
             return []
         self._trimmed_ms = now_ms
         points = []
-        looked = 0
-        for lane, record in state.lanes.items():
-            if record.changed <= record.computed or self._trim_seen.get(lane, -1) >= record.changed:
-                continue
-            looked += 1
-            if looked > TRIM_LANES_MAX:
-                break
-            limit = state.trim_limit(lane)
+        for lane in self._lanes_to_look_at(state):
+            record, limit = state.lanes[lane], state.trim_limit(lane)
             if limit > record.trim:
                 points.append(TrimPoint(lane, limit))  # looked at again until it is committed: a proposal may get lost
             else:
@@ -193,6 +189,18 @@ class Procedures:
             return []
         said = f"{len(points)} lanes can be trimmed"
         return [Decision("trim", said, Trim(points=tuple(sorted(points, key=lambda p: p.lane)), wall_ms=wall_ms))]
+
+    def _lanes_to_look_at(self, state: State) -> list[Lane]:
+        """Some of those that changed since, in turn: lanes that change all the time leave the others theirs."""
+        last = self._trim_last
+        changed = (
+            lane
+            for lane, record in state.lanes.items()
+            if record.changed > record.computed and self._trim_seen.get(lane, -1) < record.changed
+        )
+        chosen = nsmallest(TRIM_LANES_MAX, changed, key=lambda x: (last is not None and x <= last, x))
+        self._trim_last = chosen[-1] if chosen else None
+        return chosen
 
 
 def _left_its_lane(region: Region) -> bool:

@@ -10,6 +10,7 @@ from metasrv.core import commands as c
 from metasrv.core.apply.ownership import LANES_KEPT
 from metasrv.core.events import SAID_MAX, listed
 from metasrv.core.orders import TrimOrder, trim_orders_of
+from metasrv.core.procedures import TRIM_LANES_MAX
 from metasrv.core.records import TEXT_CHARS_MAX, Config, NodeStatus
 from tests.core.metasrv.world import World
 
@@ -197,6 +198,27 @@ def test_among_many_open_lanes_a_finished_one_is_not_forgotten_before_it_was_tri
     outcome = world.propose(c.Trim(points=(c.TrimPoint(lane, 101),)))
     assert outcome.trims == (lane.node_id,)
     assert TrimOrder(lane, 101) in trim_orders_of(state, lane.node_id)
+
+
+def test_every_busy_lane_has_its_turn_to_be_trimmed() -> None:
+    """The first few were looked at each time: while they were written to, those behind them kept all objects."""
+    world = World()
+    for name in ("dn-1", "dn-2"):
+        world.add(name, "site-1/zone-a", lanes=TRIM_LANES_MAX)
+    world.run(600)
+    world.create_table("cpu", 2 * TRIM_LANES_MAX)
+    world.run(300)
+    state = world.machine.state
+    for covered in (100, 200, 300, 400):
+        reports = tuple(
+            c.Covered(r.lane.node_id, r.lane.incarnation, region_id, r.epoch, covered,
+                      (c.CoveredStay(r.lane, r.stay_epoch, covered),))
+            for region_id, r in sorted(state.regions.items())
+        )  # fmt: skip
+        assert not world.propose(c.Reports(items=reports)).rejected
+        world.run(state.config.trim_every_ms)
+    assert len(state.lanes) == 2 * TRIM_LANES_MAX
+    assert all(record.trim >= 200 for record in state.lanes.values())
 
 
 def test_a_pause_that_expires_is_told_whatever_command_ends_it() -> None:

@@ -70,6 +70,7 @@ class _Bracket:
 
 def check_depth(statement: Statement) -> None:
     """Raise Unsupported for a query whose plan may be too deep. It may refuse what would be well, never the inverse."""
+    _check_quotes(statement)
     selects = 0
     here = _Bracket()
     outer: list[_Bracket] = []
@@ -97,3 +98,19 @@ def check_depth(statement: Statement) -> None:
             raise Unsupported(f"more than {SELECTS_MAX} tables, SELECT, UNION, EXCEPT and INTERSECT in one query")
         if len(outer) > BRACKETS_MAX:
             raise Unsupported(f"more than {BRACKETS_MAX} brackets within each other")
+
+
+def _check_quotes(statement: Statement) -> None:
+    """Raise Unsupported for strings that the engine ends elsewhere than we do: what we count must be what it reads.
+
+    To it `E'\\''`, `$$'$$` and `q'[']'` are whole strings; to us a string begins there, with all that follows.
+    """
+    text, begin = statement.text, statement.words[0].start
+    for word in statement.words:
+        at = word.start - begin
+        if word.kind is Kind.STRING:
+            before = text[at - 1] if at else " "
+            if text[at] != "'" or before.isalnum() or before in "_&'\"`":
+                raise Unsupported(f"{text[max(0, at - 2) : at + 1]}: strings are '...' only; put a space before one")
+        elif word.kind is not Kind.QUOTED and "$" in word.text:
+            raise Unsupported("$ outside of strings and names in quotes")

@@ -72,6 +72,18 @@ def test_what_could_end_the_process_is_refused(sql: str) -> None:
         check(sql)
 
 
+@pytest.mark.parametrize("quote", ["E'\\''", "$$'$$", "$a$'$a$", "q'[']'", "U&'\\0041''", "x$$'$$", "N'a'", "_utf8'a'"])
+def test_operators_cannot_be_hidden_in_what_the_engine_reads_as_two_strings(quote: str) -> None:
+    """To the engine these are whole strings; to the check a string began there, and with it all up to the next."""
+    with pytest.raises(Unsupported):
+        check(f"SELECT {quote}" + " || 'a'" * 10 + f" || {quote}")
+
+
+def test_strings_of_every_plain_kind_are_let_through() -> None:
+    """Also those that hold what is refused outside of them."""
+    check("SELECT 'it''s $5', \"a$b\", ('a'), 'a'||'b', DATE '2024-01-01', a='b' FROM t -- $ E'")
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -76,6 +76,9 @@ class TaskBeats:
         self._wake = asyncio.Event()
         self._links = [_Link(address, self._beating, self._reply) for address in replicas]
         self._tasks: list[asyncio.Task[None]] = []
+        self._now_ms = clock.now_ms
+        self._sent_ms: dict[int, float] = {}  # beat of this incarnation -> when it left
+        self.leased_until_ms = 0.0  # by the rule, counted here apart from the product, on the node's own clock
         self.beats_sent = 0
 
     @property
@@ -91,6 +94,8 @@ class TaskBeats:
     def enrol(self, incarnation: int, lease_ms: float, beat_ms: float, vitals: Callable[[], Vitals]) -> Lease:
         """See Beats."""
         lease = self._beating.enrol(incarnation, lease_ms, beat_ms, vitals)
+        self._sent_ms.clear()
+        self.leased_until_ms = 0.0
         self._wake.set()
         return lease
 
@@ -122,6 +127,7 @@ class TaskBeats:
                 wait_s = None
                 continue
             request = self._beating.next_beat(enrolled)
+            self._sent_ms[request.beat] = self._now_ms()
             self.beats_sent += 1
             for link in self._links:
                 link.put(request)
@@ -129,6 +135,8 @@ class TaskBeats:
             wait_s = max(0.001, enrolled.beat_s - NUDGE_GAP_S)
 
     def _reply(self, replica: str, reply: heartbeat_pb2.BeatReply) -> None:
+        if reply.HasField("grant") and reply.beat in self._sent_ms:
+            self.leased_until_ms = max(self.leased_until_ms, self._sent_ms[reply.beat] + reply.grant.lease_ms)
         heard = self._beating.answered(replica, reply)
         if heard is not None:
             self._on_heard(heard)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from datanode_agent.core.region_state import State as RegionState
 from metasrv.core.events import Outcome
 from metasrv.core.machine import Machine
 from metasrv.core.records import NodeStatus, Phase
@@ -151,11 +152,35 @@ class Checks:
         )
 
     def _unwell(self) -> list[str]:
-        states = [h.service.machine.state for h in self._world.metasrvs if h.up]
-        newest = max(states, key=lambda s: s.revision)
-        found = []
+        newest = self._newest()
+        found = self.astray()
         for region_id, region in newest.regions.items():
             node = newest.nodes.get(region.lane.node_id)
             if region.phase is not Phase.SERVING or node is None or node.status is not NodeStatus.UP:
                 found.append(f"region {region_id:#x} is {region.phase.name} on {region.lane}")
+        return found
+
+    def _newest(self) -> State:
+        return max((h.service.machine.state for h in self._world.metasrvs if h.up), key=lambda s: s.revision)
+
+    def astray(self) -> list[str]:
+        """What a datanode holds that the state gives to nobody or another, or does not serve though it is given it.
+
+        Wait for it to be empty: orders and reports are on their way. The target of a move may hold what it prepares.
+        """
+        state, found = self._newest(), []
+        for host in self._world.datanodes:
+            if not host.up or host.engine is None:
+                continue  # what a process holds goes with it
+            held = {info.region_id: (info.state, info.epoch, info.lane) for info in host.engine.regions()}
+            given = {i: r for i, r in state.regions.items() if r.lane.node_id == host.name}
+            for region_id in sorted(held.keys() - given.keys()):
+                move = state.migrations.get(region_id)
+                if move is None or move.target.node_id != host.name:
+                    found.append(f"{host.name} holds region {region_id:#x}, {held[region_id][0]}, and does not own it")
+            for region_id, region in given.items():
+                wanted = (RegionState.SERVING.value, region.epoch, str(region.lane))
+                if region.phase is Phase.SERVING and held.get(region_id) != wanted:
+                    has = "nothing of it" if region_id not in held else " ".join(map(str, held[region_id]))
+                    found.append(f"{host.name} should serve region {region_id:#x}, {wanted}, and holds {has}")
         return found

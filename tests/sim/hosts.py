@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from datanode_agent.adapters.folder import DataFolder
 from datanode_agent.config import DatanodeConfig
 from datanode_agent.engine.config import EngineConfig
+from datanode_agent.engine.engine import Engine
 from datanode_agent.service import Agent
 from datanode_agent.surroundings import Surroundings
 from groundwork.adapters.config import ObjectStoreConfig
@@ -246,6 +247,7 @@ class DatanodeHost(Host):
 
     agent: Agent
     beats: TaskBeats | None = None  # of the program that runs
+    engine: Engine | None = None  # of the same
     capacity_regions = 10_000
 
     @property
@@ -255,7 +257,7 @@ class DatanodeHost(Host):
 
     def prepare(self, process: SimProcess) -> None:
         """Its data folder, locked by the process."""
-        self.beats = None
+        self.beats = self.engine = None
         path = self.world.folder / self.name
         path.mkdir(exist_ok=True)
         identity = path / "folder.json"
@@ -279,6 +281,8 @@ class DatanodeHost(Host):
 
         def beats(on_heard: Callable[..., None], on_crash: Callable[..., None]) -> TaskBeats:
             self.beats = TaskBeats(config.metasrv, self.cluster, self.name, self.clock, on_heard)
+            self.engine = self.agent._engine
+            world.leases.watch(self, self.engine, self.beats)
             return self.beats
 
         around = Surroundings(self.clock, self._folder, beats, NoHttp, lambda: f"{self.chance.getrandbits(128):032x}")

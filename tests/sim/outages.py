@@ -34,6 +34,11 @@ PLACED_S = 2 * BEAT_S * DRIFT + TICK_S + 1.0  # a new leader judges nobody for t
 OPENED_S = STALL_S + BACKOFF_S + 1.0  # the order is found on another stream; then seal, claim, replay
 STOPPED_S = 2.0 * DRIFT + TICK_S + 1.0  # stop_deadline_ms, then the move is cancelled
 FOUND_S = STALL_S + BACKOFF_S + 1.0  # routes come on another stream, the owner is reached again
+# Once all that it takes has been well for so long, nobody listens to a dead stream or waits to connect any more.
+CONNECTED_S = STALL_S + BACKOFF_S
+STOPPED_SOON_S = 1.0  # what is under way becomes durable, and the report is committed
+OPENED_SOON_S = 2.0  # P3's second, and one more for who has to ask for the store's answer again
+FOUND_SOON_S = 2.0  # a write's pause between two tries, and a second
 SETTLED_S = 1.0 + BACKOFF_S + BEAT_S + 1.0  # a datanode has started, registered, opened its lanes, and was heard
 
 
@@ -147,6 +152,14 @@ class Outages:
             self._blamed.add(stage)
             self._world.fail(f"{told} for {took_s:.1f} s, all that it takes being well; bound {bound_s:.1f}")
 
+    def _hold_both(
+        self, bounds_s: tuple[float, float], well_s: float, since_s: float, told: str, *stage: object
+    ) -> None:
+        """Within the first bound once all that it takes is well; within the second where it has been for long."""
+        self._hold(bounds_s[0], max(well_s, since_s), told, *stage)
+        told = f"{told}, everybody being connected,"
+        self._hold(bounds_s[1], max(well_s + CONNECTED_S, since_s), told, f"{stage[0]} soon", *stage[1:])
+
     def _judge(self, replicas: tuple[str, ...]) -> None:
         world, control_s = self._world, self._since(*replicas)
         leaders = [
@@ -191,11 +204,17 @@ class Outages:
                 failure = state.failures.get(region_id)
                 stage = ("opening", region_id, region.epoch, failure.times if failure else 0)
                 waits_s = wait_ms(region, failure) / 1000 * DRIFT + TICK_S if failure else 0.0
-                since_s = max(led_s, self._since(owner, *replicas), self._lasts(*stage))
-                self._hold(OPENED_S + waits_s, since_s, f"{told} was opening on {owner}", *stage)
+                bounds_s = (OPENED_S + waits_s, OPENED_SOON_S + waits_s)
+                well_s = max(led_s, self._since(owner, *replicas))
+                self._hold_both(bounds_s, well_s, self._lasts(*stage), f"{told} was opening on {owner}", *stage)
             elif migration is not None and migration.stopping:
                 stage = ("stopping", region_id, migration.attempt)
-                self._hold(STOPPED_S, max(led_s, self._lasts(*stage)), f"{told} was stopped for a move", *stage)
+                since_s, told = self._lasts(*stage), f"{told} was stopped for a move"
+                self._hold(STOPPED_S, max(led_s, since_s), told, *stage)  # whatever becomes of its owner
+                well_s = max(led_s, self._since(owner, *replicas)) + CONNECTED_S
+                self._hold(
+                    STOPPED_SOON_S, max(well_s, since_s), f"{told}, {owner} being well,", "stopping soon", *stage
+                )
 
     def _routes(self, state: State, led_s: float, replicas: tuple[str, ...]) -> None:
         for key, (frontend, region_id, began_s) in self.writing.items():
@@ -204,9 +223,10 @@ class Outages:
                 continue
             owner = region.lane.node_id
             stage = ("found", key, region_id, region.epoch)
-            since_s = max(led_s, began_s, self._lasts(*stage), self._since(frontend, owner, *replicas))
+            well_s = max(led_s, self._since(frontend, owner, *replicas))
+            since_s = max(began_s, self._lasts(*stage))
             told = f"{key} took no write through {frontend} though {owner} serves it"
-            self._hold(FOUND_S, since_s, told, *stage, frontend, began_s)
+            self._hold_both((FOUND_S, FOUND_SOON_S), well_s, since_s, told, *stage, frontend, began_s)
 
 
 def _known_s(replica: MetasrvHost) -> float:

@@ -104,6 +104,7 @@ class Owners:
         assert what == "write_acknowledged"
         name = (region, stay)
         self.acknowledged += 1
+        self._world.leases.acknowledged(region)
         self._acked[name] = max(position, self._acked.get(name, -1))
         newest = self._newest[region]
         end = self._ends.get(name)

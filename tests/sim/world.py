@@ -21,6 +21,7 @@ from tests.sim.clients import Clients
 from tests.sim.frontends import FrontendHost
 from tests.sim.history import HEALED, ONE_DEAD, ONE_DEAD_AND_LEADER, OUTAGE_S_MAX, Bound
 from tests.sim.hosts import TIMING, DatanodeHost, Host, MetasrvHost, Sizes
+from tests.sim.leases import Leases
 from tests.sim.nemesis import Nemesis
 from tests.sim.operators import Operators
 from tests.sim.outages import Outages
@@ -52,6 +53,7 @@ class World:
         self.sizes = Sizes(random.Random(f"{seed}/sizes"))
         self.checks = Checks(self)
         self.owners = Owners(self)
+        self.leases = Leases(self)
         self.outages = Outages(self)
         self.metasrvs = [MetasrvHost(self, f"metasrv-{n}", n) for n in (1, 2, 3)]
         [nodes] = self.chance.choices(*zip(*DATANODES.items(), strict=True))
@@ -185,6 +187,9 @@ class World:
         until_s = self.loop.time() + HEALED.seconds + 1.0
         await self._all_written(HEALED)
         await self.clients.all_read(until_s, "everything healed in mid-history")
+        await self.holds_within(lambda: not self.checks.astray(), until_s - self.loop.time())
+        for told in self.checks.astray():
+            self.fail(f"{told}, {HEALED.seconds + 1.0:.1f} s after everything healed in mid-history")
 
     async def _one_stays_dead(self) -> None:
         """Nothing is wrong but that one datanode is dead (P3), and perhaps the leader died with it (P5)."""

@@ -130,6 +130,8 @@ def main() -> None:
     parser.add_argument("--no-baseline", action="store_true", help="trust that the tests pass on the unchanged tree")
     options = parser.parse_args()
     mutants = [m for m in load() if not options.names or any(n == m.area or n in m.name for n in options.names)]
+    if not mutants:
+        parser.error(f"no planted defect and no area is called {' or '.join(options.names)}: see tests/mutants/planted")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         root = Path(folder)

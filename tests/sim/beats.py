@@ -80,6 +80,7 @@ class TaskBeats:
         self._sent_ms: dict[int, float] = {}  # beat of this incarnation -> when it left
         self.leased_until_ms = 0.0  # by the rule, counted here apart from the product, on the node's own clock
         self.beats_sent = 0
+        self.began_s: float | None = None  # by the loop's time: the process was told its first incarnation
 
     @property
     def lease(self) -> Lease | None:
@@ -96,6 +97,8 @@ class TaskBeats:
         lease = self._beating.enrol(incarnation, lease_ms, beat_ms, vitals)
         self._sent_ms.clear()
         self.leased_until_ms = 0.0
+        if self.began_s is None:
+            self.began_s = asyncio.get_running_loop().time()
         self._wake.set()
         return lease
 

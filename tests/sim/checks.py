@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
-# Whom a failover's sentence names: silent, unwell, restarted, or with appends that hang.
-BLAMED = re.compile(r"(dn-\d+)(?: \([^)]*\))? (?:silent|is unwell|restarted)|of (dn-\d+) hang")
+# Whom a failover's sentence names: silent; unwell, restarted, or with appends that hang.
+SILENT = re.compile(r"(dn-\d+)(?: \([^)]*\))? silent")
+BLAMED = re.compile(r"(dn-\d+)(?: \([^)]*\))? (?:is unwell|restarted)|of (dn-\d+) hang")
+BEATS_S = 1.0  # after that answer: a beat is heard, and what was decided before it is committed
 PLANNED = ("Failover", "StartMigration", "CreateTable")
 
 
@@ -79,9 +81,10 @@ class Checks:
         world.trace.note("cluster", "applied", revision=outcome.revision, kind=outcome.kind, refused=outcome.refused)
         for event in outcome.events:
             if event.kind == "suspect":
-                self._named_cause(event.node_ids)
+                self._named_cause(self._beating(event.node_ids))
             if event.kind == "failover":
                 self.failovers += 1
+                self._named_cause(self._beating(SILENT.findall(event.sentence)))
                 self._named_cause(sorted(set().union(*BLAMED.findall(event.sentence)) - {""}))
         if outcome.kind in PLANNED and not outcome.refused:
             self._placed(outcome, state)
@@ -99,6 +102,11 @@ class Checks:
                 self._world.fail(f"{told}, which is over")
             if node is None or node.status is not NodeStatus.UP or node.incarnation != lane.incarnation:
                 self._world.fail(f"{told}, which is not up")
+
+    def _beating(self, node_ids: Iterable[str]) -> list[str]:
+        """Those that can be blamed for silence: metasrv does not owe them the answer to their registration."""
+        known = {h.name for h in self._world.datanodes if h.beats_for_s() > BEATS_S}
+        return [node_id for node_id in node_ids if node_id in known]
 
     def _named_cause(self, node_ids: Iterable[str]) -> None:
         for node_id in node_ids:

@@ -255,6 +255,11 @@ class DatanodeHost(Host):
         """Where it listens."""
         return self.at or f"{self.name}:4002"
 
+    def beats_for_s(self) -> float:
+        """Since this process was told for the first time that it is registered; before, it cannot beat."""
+        began_s = self.beats.began_s if self.beats is not None else None
+        return 0.0 if began_s is None else self.world.loop.time() - began_s
+
     def prepare(self, process: SimProcess) -> None:
         """Its data folder, locked by the process."""
         self.beats = self.engine = None

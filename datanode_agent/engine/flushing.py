@@ -169,14 +169,13 @@ class Flusher:
 
     async def compact(self, region: Region) -> bool:
         """Merge small files where too many are; whether anything was merged. Raises Fenced, Damaged."""
-        config = self._context.config
-        if region.manifest is None or region.state is not State.SERVING:
-            return False
-        chosen = compaction.choose(region.manifest.ssts, config.files_max, config.file_bytes_max)
-        if not chosen:
+        if not self._mergeable(region):
             return False
         async with self._slots:
-            schema, epoch = region.schema, region.epoch
+            chosen = self._mergeable(region)  # it may have left while this waited
+            if not chosen:
+                return False
+            schema, epoch, stay = region.schema, region.epoch, region.stay.key
             keys = {s.key for s in chosen}
             with region.reading(keys):
                 bodies = [(s.key, await self._get(s.key)) for s in chosen]
@@ -188,6 +187,8 @@ class Flusher:
                 manifest = region.manifest
                 if region.state not in OWNS or manifest is None or not keys <= {s.key for s in manifest.ssts}:
                     return False
+                if not region.stays_in(stay):
+                    return False  # it left and is back: the clean-up of its new stay may delete what an older one made
                 following = compacted(manifest, region.epoch, self._context.unique(), keys, (stats,))
                 written = await self._commit(region, manifest, following)
                 if region.manifest is manifest:
@@ -196,6 +197,12 @@ class Flusher:
         self._context.metrics.compactions.inc()
         log.info("region_compacted", region_id=region.region_id, files=len(chosen), bytes=stats.bytes, level=level)
         return True
+
+    def _mergeable(self, region: Region) -> list[Sst]:
+        if region.manifest is None or region.state is not State.SERVING:
+            return []
+        config = self._context.config
+        return compaction.choose(region.manifest.ssts, config.files_max, config.file_bytes_max)
 
     async def _get(self, key: str) -> bytes:
         def note(why: str) -> None:

@@ -6,6 +6,7 @@ reason nothing may come from threads: use InlineWorkers.
 """
 
 import asyncio
+import contextvars
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -55,6 +56,32 @@ def _running_loops_s() -> float:
     return asyncio.get_running_loop().time()
 
 
+def _wake(woken: "asyncio.Future[None]") -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+class _Sleeper:
+    """Who sleeps by a clock, and the timer that wakes it at the speed that the clock has now."""
+
+    __slots__ = ("_context", "_timer", "_woken", "until_ms")
+
+    def __init__(self, woken: "asyncio.Future[None]", until_ms: float, delay_s: float) -> None:
+        self.until_ms = until_ms
+        self._woken = woken
+        self._context = contextvars.copy_context()  # its process
+        self._timer = woken.get_loop().call_later(delay_s, _wake, woken, context=self._context)
+
+    def wakes_in(self, delay_s: float) -> None:
+        """The clock runs at another speed now."""
+        self._timer.cancel()
+        self._timer = self._woken.get_loop().call_later(max(0.0, delay_s), _wake, self._woken, context=self._context)
+
+    def end(self) -> None:
+        """It is awake, or cancelled."""
+        self._timer.cancel()
+
+
 class SimClock:
     """The Clock port on the running loop's time, real or virtual. A node's own may be off and may drift.
 
@@ -73,6 +100,7 @@ class SimClock:
         self._rate = rate
         self._wall_offset_ms = wall_offset_ms
         self._now_s = _running_loops_s if loop is None else loop.time
+        self._sleepers: dict[_Sleeper, None] = {}  # in the order in which they fell asleep
 
     def now_ms(self) -> float:
         """Milliseconds of this node's clock."""
@@ -83,8 +111,18 @@ class SimClock:
         return int(self.now_ms()) + self._wall_offset_ms
 
     async def sleep(self, ms: float) -> None:
-        """Sleep so long by this node's clock."""
-        await asyncio.sleep(ms / 1000 / self._rate)
+        """Sleep so long by this node's clock, also where that changes its speed meanwhile."""
+        if ms <= 0:
+            await asyncio.sleep(0)
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        sleeper = _Sleeper(woken, self.now_ms() + ms, ms / 1000 / self._rate)
+        self._sleepers[sleeper] = None
+        try:
+            await woken
+        finally:
+            sleeper.end()
+            del self._sleepers[sleeper]
 
     def set_wall(self, offset_ms: int) -> None:
         """Somebody sets the wall clock."""
@@ -96,9 +134,12 @@ class SimClock:
         return self._rate
 
     def set_rate(self, rate: float) -> None:
-        """From now on it runs at another speed; it does not jump."""
+        """From now on it runs at another speed, also for who sleeps by it already; it does not jump."""
         self._offset_ms += self._now_s() * 1000 * (self._rate - rate)
         self._rate = rate
+        now_ms = self.now_ms()
+        for sleeper in self._sleepers:
+            sleeper.wakes_in((sleeper.until_ms - now_ms) / 1000 / rate)
 
     def jump(self, ms: float) -> None:
         """Move the clock forward."""

@@ -53,6 +53,32 @@ def test_clocks_may_drift_and_jump() -> None:
     run_sim(main())
 
 
+def test_a_sleep_follows_its_clock_when_that_changes_its_speed() -> None:
+    """Whoever dozed off while the clock all but stood still does not sleep fifty times as long once it runs again."""
+
+    async def main() -> None:
+        clock, true, woke_ms = SimClock(rate=0.02), SimClock(), list[float]()
+
+        async def doze() -> None:
+            await clock.sleep(1_000)
+            woke_ms.append(true.now_ms())
+
+        sleepers = [asyncio.ensure_future(doze()) for _ in range(3)]
+        await true.sleep(500)  # 10 ms by the slow one
+        sleepers[0].cancel()
+        clock.set_rate(1.0)
+        await asyncio.gather(*sleepers, return_exceptions=True)
+        assert woke_ms == pytest.approx([1_490, 1_490])
+        began_ms = true.now_ms()
+        sleeper = asyncio.ensure_future(doze())
+        await true.sleep(400)
+        clock.set_rate(0.5)
+        await sleeper
+        assert true.now_ms() - began_ms == pytest.approx(400 + 2 * 600)
+
+    run_sim(main())
+
+
 def test_a_store_can_be_away_for_one_node_only() -> None:
     """T6: one node is cut off, the others go on."""
 

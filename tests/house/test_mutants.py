@@ -1,4 +1,4 @@
-"""The list of planted defects does not rot: every fragment is found once, every catcher exists."""
+"""The list of planted defects does not rot: fragments are found once, catchers exist and are those that caught."""
 
 import ast
 import re
@@ -33,3 +33,17 @@ def test_a_planted_defect_can_be_planted(mutant: Mutant) -> None:
         functions = (ast.FunctionDef, ast.AsyncFunctionDef)
         names = {n.name for n in ast.walk(ast.parse(source)) if isinstance(n, functions)}
         assert not name or re.sub(r"\[.*", "", name) in names, f"{path} has no test {name}"
+
+
+def test_who_caught_a_defect_is_still_asked() -> None:
+    """The table of docs/mutants.md says who caught what: those tests are among the catchers, or a change lost them."""
+    told = (ROOT / "docs/mutants.md").read_text().partition("\n## The table\n")[2]
+    rows = [row.strip("| ").split(" | ") for row in told.splitlines() if row.startswith("| ")]
+    caught = {row[0]: "tests/" + row[2].partition("::")[0] for row in rows if ".py::" in row[2]}
+    lost = {m.name: caught[m.name] for m in MUTANTS if m.name in caught and not _asked(m, caught[m.name])}
+    assert caught
+    assert lost == {}
+
+
+def _asked(mutant: Mutant, path: str) -> bool:
+    return any(test.partition("::")[0] == path for test in mutant.by)

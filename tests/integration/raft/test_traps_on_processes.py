@@ -38,6 +38,7 @@ def test_t11_kill_after_the_fsync_of_a_vote_keeps_it(tmp_path: Path) -> None:
     assert _ask_vote(tmp_path / "a", "b", 5, "after") == (-signal.SIGKILL, "")
     assert _ask_vote(tmp_path / "a", "c", 5, "never") == (0, "")
     assert _ask_vote(tmp_path / "a", "c", 6, "never") == (0, "to c: response_vote")
+    assert _ask_vote(tmp_path / "a", "b", 6, "never") == (0, ""), "a vote with nothing else to write is kept as well"
 
 
 class Replicas:
